@@ -1,0 +1,85 @@
+"""Entry point of ``vla``: finds the subcommand, parses its options, maps errors to exit codes.
+
+Exit codes: 0 done, 1 the check failed (diverged, unsafe, below bar), 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from cli.output import print_json
+
+# name -> what it does. Each is a module cli.<name> with a frozen dataclass `Options` and `main(options) -> int`;
+# it is imported only when it is asked for, so that `vla replay` never loads torch.
+COMMANDS = {
+    "doctor": "check this machine and explain what it can do",
+    "run": "run one episode: a policy drives the arm through tokens, controller and safety",
+    "eval": "run many episodes and report success rates with intervals",
+    "replay": "re-execute a logged episode and compare every tick",
+    "collect": "record expert episodes with labels to train on",
+    "train": "train the compact VLA on recorded episodes",
+    "bench": "measure a part of the stack beside a reference",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What ``--json`` prints when the input was refused."""
+
+    error: str
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run ``vla`` and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run ``vla`` with ``arguments`` and return the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _print_help()
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"vla: {unknown_name('command', name, list(COMMANDS))}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(f"cli.{name}")
+        options = tyro.cli(module.Options, args=rest, prog=f"vla {name}", description=module.__doc__)
+        return module.main(options)
+    except SystemExit as stop:  # tyro: --help is 0, a bad option is 2
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        print(f"\nvla {name}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("VLA_DEBUG"):
+            raise
+        print(f"vla {name}: {error}", file=sys.stderr)
+        if "--json" in rest:
+            print_json(_Failure(str(error)))
+        return 2
+
+
+def unknown_name(kind: str, found: str, valid: list[str]) -> str:
+    """An error text that lists the valid names and the nearest one."""
+    near = difflib.get_close_matches(found, valid, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {found!r}{hint} Valid: {', '.join(valid)}"
+
+
+def _print_help() -> None:
+    print("usage: vla COMMAND [OPTIONS]    (vla COMMAND --help lists the options)\n")
+    for name, text in COMMANDS.items():
+        print(f"  {name:<9} {text}")
+    print("\nexit codes: 0 done, 1 the check failed, 2 bad input; VLA_DEBUG=1 shows tracebacks")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Core types, protocols, kinematics, controllers, the chunk executor and the control tick."""

@@ -1,0 +1,116 @@
+"""The reference: a smooth setpoint that follows waypoints with bounded bandwidth.
+
+A critically damped second-order tracker with velocity feed-forward, ``a = w^2 (x* - x) + 2 w (v* - v)``, integrated
+semi-implicitly. It removes the velocity steps of piecewise linear waypoints and has no lag at constant velocity.
+Orientation is tracked the same way in the tangent space of SO(3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from controllers.spatial import rotate_by_vector, rotation_difference
+from controllers.types import FloatArray, Pose, frozen_array
+from controllers.waypoints import Floats, PathPoint
+
+_STILL: Floats = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """State of the tracker.
+
+    Attributes:
+        position: 3 Cartesian values in m, or n joint values in rad.
+        velocity: Its rate.
+        quaternion: Orientation (4,) wxyz; the last sensed one when tracking joints.
+        angular_velocity: Base-frame rate, rad/s.
+    """
+
+    position: Floats
+    velocity: Floats
+    quaternion: FloatArray
+    angular_velocity: Floats
+
+    def pose(self) -> Pose:
+        """The reference as a pose (Cartesian references only)."""
+        return Pose(frozen_array(self.position), self.quaternion)
+
+    def twist(self) -> FloatArray:
+        """Twist (6,) m/s, rad/s of a Cartesian reference."""
+        twist = np.array(self.velocity + self.angular_velocity)
+        twist.flags.writeable = False
+        return twist
+
+
+def at_rest(position: FloatArray, quaternion: FloatArray) -> Reference:
+    """A reference that stands still."""
+    values = tuple(position.tolist())
+    return Reference(values, (0.0,) * len(values), quaternion, _STILL)
+
+
+def track(reference: Reference, point: PathPoint, bandwidth: float, dt: float) -> Reference:
+    """Advance the reference toward ``point`` by ``dt`` s with natural frequency ``bandwidth`` rad/s."""
+    if dt <= 0.0:
+        return reference
+    stiffness, damping = bandwidth * bandwidth * dt, 2.0 * bandwidth * dt
+    velocity = tuple(
+        [
+            v + stiffness * (goal - x) + damping * (goal_rate - v)
+            for x, v, goal, goal_rate in zip(
+                reference.position, reference.velocity, point.position, point.velocity, strict=True
+            )
+        ]
+    )
+    position = tuple([x + v * dt for x, v in zip(reference.position, velocity, strict=True)])
+    if point.quaternion is None:
+        return Reference(position, velocity, reference.quaternion, _STILL)
+
+    quaternion, rate = reference.quaternion, reference.angular_velocity
+    if rate == _STILL and point.angular_velocity == _STILL and np.array_equal(quaternion, point.quaternion):
+        return Reference(position, velocity, quaternion, _STILL)
+    error = rotation_difference(point.quaternion, quaternion).tolist()
+    rate = tuple(
+        [
+            w + stiffness * e + damping * (goal_rate - w)
+            for w, e, goal_rate in zip(rate, error, point.angular_velocity, strict=True)
+        ]
+    )
+    turned = rotate_by_vector(quaternion, np.array(rate) * dt)
+    return Reference(position, velocity, turned, rate)
+
+
+def resting_point(reference: Reference, bandwidth: float) -> PathPoint:
+    """Where the reference comes to rest by itself, without overshoot: one time constant ahead."""
+    position = tuple([x + v / bandwidth for x, v in zip(reference.position, reference.velocity, strict=True)])
+    quaternion = reference.quaternion
+    if reference.angular_velocity != _STILL:
+        quaternion = rotate_by_vector(quaternion, np.array(reference.angular_velocity) / bandwidth)
+    return PathPoint(position, (0.0,) * len(position), quaternion, _STILL, 0.0)
+
+
+def limit_lead(reference: Reference, sensed: Pose, max_lead_m: float, max_lead_rad: float) -> Reference:
+    """Pull a Cartesian reference back when it leads the sensed pose by more than the given distances.
+
+    A blocked arm would otherwise wind the reference up and press, then jump when released.
+    """
+    px, py, pz = sensed.position.tolist()
+    x, y, z = reference.position
+    dx, dy, dz = x - px, y - py, z - pz
+    distance = (dx * dx + dy * dy + dz * dz) ** 0.5
+    position, quaternion = reference.position, reference.quaternion
+    if distance > max_lead_m:
+        ratio = max_lead_m / distance
+        position = (px + dx * ratio, py + dy * ratio, pz + dz * ratio)
+    # |w| of the relative quaternion tells the angle without a logarithm.
+    cosine = abs(float(np.dot(quaternion, sensed.quaternion)))
+    if cosine < 1.0 - 0.125 * max_lead_rad * max_lead_rad:
+        lead = rotation_difference(quaternion, sensed.quaternion)
+        angle = float(np.sqrt(np.dot(lead, lead)))
+        if angle > max_lead_rad:
+            quaternion = rotate_by_vector(sensed.quaternion, lead * (max_lead_rad / angle))
+    if position is reference.position and quaternion is reference.quaternion:
+        return reference
+    return Reference(position, reference.velocity, quaternion, reference.angular_velocity)

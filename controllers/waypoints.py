@@ -1,0 +1,115 @@
+"""From a decoded chunk to a path of absolute waypoints, and interpolation along it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from controllers.spatial import (
+    quaternion_from_rotation_vector,
+    rotate_by_vector,
+    rotation_difference,
+)
+from controllers.types import ActionSpace, ActionSpec, FloatArray, Pose
+
+Floats = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WaypointPath:
+    """A chunk as absolute waypoints; entry 0 is the anchor, where the reference was at the observation.
+
+    Attributes:
+        positions: (horizon + 1) positions: 3 Cartesian values in m, or n joint values in rad.
+        quaternions: (horizon + 1) orientations (4,) wxyz; empty for joint paths.
+        turns: (horizon) base-frame rotation vectors, rad, from one orientation to the next; empty for joint paths.
+        gripper: (horizon) gripper opening, m, wanted during each row.
+        rate_hz: Rows per second.
+    """
+
+    positions: tuple[Floats, ...]
+    quaternions: tuple[FloatArray, ...]
+    turns: tuple[Floats, ...]
+    gripper: Floats
+    rate_hz: float
+
+    @property
+    def horizon(self) -> int:
+        """Number of rows."""
+        return len(self.gripper)
+
+
+def waypoints_from_actions(
+    actions: FloatArray, spec: ActionSpec, anchor: Pose, anchor_joints: FloatArray, gripper_open_m: float
+) -> WaypointPath:
+    """Resolve decoded actions (horizon, dims) against the reference at the observation.
+
+    Args:
+        actions: Un-normalized actions, in the units of ``spec``.
+        spec: What they mean.
+        anchor: Reference pose at the observation (base frame).
+        anchor_joints: (n,) joint reference at the observation; used by joint paths.
+        gripper_open_m: Opening that corresponds to a gripper action of 1.
+    """
+    rows = actions.tolist()
+    gripper = tuple(row[-1] * gripper_open_m for row in rows)
+    rate = float(spec.rate_hz)
+    if spec.space is ActionSpace.JOINT_POSITION:
+        joints = (tuple(anchor_joints.tolist()), *(tuple(row[:-1]) for row in rows))
+        return WaypointPath(joints, (), (), gripper, rate)
+
+    positions: list[Floats] = [tuple(anchor.position.tolist())]
+    quaternions = [anchor.quaternion]
+    turns: list[Floats] = []
+    if spec.space is ActionSpace.EE_DELTA:
+        for index, (dx, dy, dz, rx, ry, rz, _) in enumerate(rows):
+            x, y, z = positions[-1]
+            positions.append((x + dx, y + dy, z + dz))
+            turns.append((rx, ry, rz))
+            turned = rx != 0.0 or ry != 0.0 or rz != 0.0
+            quaternions.append(rotate_by_vector(quaternions[-1], actions[index, 3:6]) if turned else quaternions[-1])
+    else:
+        for index, row in enumerate(rows):
+            positions.append(tuple(row[:3]))
+            quaternion = quaternion_from_rotation_vector(actions[index, 3:6])
+            turns.append(tuple(rotation_difference(quaternion, quaternions[-1]).tolist()))
+            quaternions.append(quaternion)
+    return WaypointPath(tuple(positions), tuple(quaternions), tuple(turns), gripper, rate)
+
+
+@dataclass(frozen=True, slots=True)
+class PathPoint:
+    """A point of a path: position and its rate; orientation and its rate (None for joint paths); gripper."""
+
+    position: Floats
+    velocity: Floats
+    quaternion: FloatArray | None
+    angular_velocity: Floats
+    gripper: float
+
+
+_NO_RATE: Floats = (0.0, 0.0, 0.0)
+
+
+def sample(path: WaypointPath, phase: float) -> PathPoint:
+    """Interpolate ``path`` at ``phase`` rows (0 = anchor); past the last row it rests on the last waypoint."""
+    last = path.horizon
+    if phase >= last:
+        position = path.positions[last]
+        quaternion = path.quaternions[last] if path.quaternions else None
+        return PathPoint(position, (0.0,) * len(position), quaternion, _NO_RATE, path.gripper[-1])
+    row = int(phase)
+    fraction = phase - row
+    start, end = path.positions[row], path.positions[row + 1]
+    rate = path.rate_hz
+    position = tuple([a + (b - a) * fraction for a, b in zip(start, end, strict=True)])
+    velocity = tuple([(b - a) * rate for a, b in zip(start, end, strict=True)])
+    if not path.quaternions:
+        return PathPoint(position, velocity, None, _NO_RATE, path.gripper[row])
+    rx, ry, rz = path.turns[row]
+    quaternion = path.quaternions[row]
+    if rx == 0.0 and ry == 0.0 and rz == 0.0:
+        return PathPoint(position, velocity, quaternion, _NO_RATE, path.gripper[row])
+    turned = rotate_by_vector(quaternion, np.array((rx * fraction, ry * fraction, rz * fraction)))
+    return PathPoint(position, velocity, turned, (rx * rate, ry * rate, rz * rate), path.gripper[row])
