@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
@@ -49,6 +50,7 @@ def run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         print(f"vla: {unknown_name('command', name, list(COMMANDS))}", file=sys.stderr)
         return 2
+    _choose_renderer()
     try:
         module = importlib.import_module(f"cli.{name}")
         options = tyro.cli(module.Options, args=rest, prog=f"vla {name}", description=module.__doc__)
@@ -72,6 +74,13 @@ def unknown_name(kind: str, found: str, valid: list[str]) -> str:
     near = difflib.get_close_matches(found, valid, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {found!r}{hint} Valid: {', '.join(valid)}"
+
+
+def _choose_renderer() -> None:
+    """Outside make, take the headless GL back end that the set-up found to work; MuJoCo reads it at import."""
+    chosen = Path(sys.prefix) / "vla-gl"
+    if chosen.is_file():
+        os.environ.setdefault("MUJOCO_GL", chosen.read_text().strip())
 
 
 def _print_help() -> None:

@@ -52,13 +52,17 @@ def at_rest(position: FloatArray, quaternion: FloatArray) -> Reference:
 
 
 def track(reference: Reference, point: PathPoint, bandwidth: float, dt: float) -> Reference:
-    """Advance the reference toward ``point`` by ``dt`` s with natural frequency ``bandwidth`` rad/s."""
+    """Advance the reference by ``dt`` s with natural frequency ``bandwidth`` rad/s.
+
+    ``point`` is where the path stands at the *end* of the step; the errors are taken at its beginning, so that a
+    reference that is on the path with the path's velocity stays on it exactly.
+    """
     if dt <= 0.0:
         return reference
     stiffness, damping = bandwidth * bandwidth * dt, 2.0 * bandwidth * dt
     velocity = tuple(
         [
-            v + stiffness * (goal - x) + damping * (goal_rate - v)
+            v + stiffness * (goal - goal_rate * dt - x) + damping * (goal_rate - v)
             for x, v, goal, goal_rate in zip(
                 reference.position, reference.velocity, point.position, point.velocity, strict=True
             )
@@ -74,7 +78,7 @@ def track(reference: Reference, point: PathPoint, bandwidth: float, dt: float) -
     error = rotation_difference(point.quaternion, quaternion).tolist()
     rate = tuple(
         [
-            w + stiffness * e + damping * (goal_rate - w)
+            w + stiffness * (e - goal_rate * dt) + damping * (goal_rate - w)
             for w, e, goal_rate in zip(rate, error, point.angular_velocity, strict=True)
         ]
     )

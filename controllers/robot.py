@@ -6,12 +6,12 @@ units, joint order, limits wider than the model's) and says what was expected an
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,6 @@ import mujoco
 import numpy as np
 import yaml
 
-from controllers.names import nearest_name_hint
 from controllers.types import FloatArray, frozen_array
 
 BUILT_IN_ROBOTS = ("panda", "ur5e")
@@ -51,6 +50,13 @@ _LARGEST_ANGLE_RAD = 4.0 * math.pi  # a joint range beyond two turns either way 
 _LARGEST_OPENING_M = 0.5  # a wider gripper was written in millimetres
 _RANGE_TOLERANCE_RAD = 1e-6
 _FRAME_TOLERANCE = 1e-9
+_IDENTITY_FRAME = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+
+
+def nearest_name_hint(name: str, valid: Sequence[str]) -> str:
+    """Text that proposes the valid name closest to a mistyped one; empty when none is close."""
+    matches = difflib.get_close_matches(name, valid, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 class RobotDescriptionError(ValueError):
@@ -149,16 +155,10 @@ def load_robot(name_or_path: str | Path) -> RobotDescription:
         RobotDescriptionError: No such robot; a malformed description; a description that its MJCF contradicts.
     """
     path = _description_path(name_or_path)
-    status = path.stat()
-    return _load_cached(path, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _load_cached(path: Path, _mtime_ns: int) -> RobotDescription:
     data = _Section(str(path), _read_yaml(path), _ROBOT_KEYS)
     model_path = path.parent / data.string("model")
     if not model_path.is_file():
-        raise RobotDescriptionError(f"{path}: model: expected an MJCF file beside it, found none at {model_path}")
+        raise data.fail("model", f"expected an MJCF file beside the description, found none at {model_path}")
     description = _parse(data, model_path, _content_hash(data.values, model_path))
     check_against_model(description, mujoco.MjModel.from_xml_path(str(model_path)))
     return description
@@ -192,7 +192,7 @@ def _read_yaml(path: Path) -> Mapping[str, object]:
 
 
 def _content_hash(values: Mapping[str, object], model_path: Path) -> str:
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":"), default=str).encode())
     digest.update(b"\0")
     digest.update(model_path.read_bytes())
     return digest.hexdigest()[:16]
@@ -254,7 +254,7 @@ class _Section:
         value = self.values[key]
         items = cast("list[object]", value) if isinstance(value, list) else None
         if items is None or len(items) != count:
-            found = f"{len(items)} values" if items is not None else type(value).__name__
+            found = f"{len(items)} values" if items is not None else f"{value!r}"
             raise self.fail(key, f"expected {count} values, one for each joint, found {found}")
         return frozen_array([self._number(key, item) for item in items])
 
@@ -381,11 +381,11 @@ def check_against_model(description: RobotDescription, model: mujoco.MjModel) ->
 
 def _check_base(where: str, model: mujoco.MjModel) -> None:
     root = int(model.body_rootid[model.jnt_bodyid[0]])
-    offset = [*model.body_pos[root].tolist(), *(model.body_quat[root] - np.array([1.0, 0.0, 0.0, 0.0])).tolist()]
-    if max(map(abs, offset)) > _FRAME_TOLERANCE:
+    found = np.concatenate([model.body_pos[root], model.body_quat[root]])
+    if float(np.abs(found - _IDENTITY_FRAME).max()) > _FRAME_TOLERANCE:
         raise RobotDescriptionError(
-            f"{where}: expected the base body at the world's origin, unrotated, found it at position "
-            f"{model.body_pos[root].tolist()}, quaternion {model.body_quat[root].tolist()}"
+            f"{where}: expected the base body at the world's origin, unrotated, found it at position and quaternion "
+            f"{found.tolist()}"
         )
 
 

@@ -6,7 +6,6 @@ far longer than loading a scene into it). Shadows, reflections and multisampling
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from types import TracebackType
@@ -15,6 +14,7 @@ import mujoco
 import mujoco.gl_context
 import numpy as np
 
+from controllers.names import nearest_name_hint
 from controllers.types import ImageArray
 
 _FLAGS_OFF = (
@@ -31,7 +31,6 @@ class _SharedContext:
 
     context: mujoco.gl_context.GLContext | None = None
     owner_pid = -1
-    users = 0
 
 
 def _acquire_context(width: int, height: int) -> mujoco.gl_context.GLContext:
@@ -49,7 +48,10 @@ def close_shared_context() -> None:
 
 
 class CameraRenderer:
-    """Renders a fixed set of cameras of one model. Close it, or use it as a context manager."""
+    """Renders a fixed set of cameras of one model. Close it, or use it as a context manager.
+
+    Create and use it in one thread: an OpenGL context is current in one thread at a time.
+    """
 
     def __init__(self, model: mujoco.MjModel, cameras: Mapping[str, tuple[int, int]]) -> None:
         """Load the model's geometry and textures into the OpenGL context.
@@ -81,7 +83,6 @@ class CameraRenderer:
         visual.offwidth, visual.offheight, model.vis.quality.offsamples = width, height, 0
         self._gpu = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         visual.offwidth, visual.offheight, model.vis.quality.offsamples = kept
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gpu)
         self._closed = False
 
     @property
@@ -98,6 +99,8 @@ class CameraRenderer:
         if self._closed:
             raise RuntimeError("expected an open renderer, found a closed one")
         self._context.make_current()
+        # Another renderer of this process may have bound its own frame buffer since.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gpu)
         return {name: self._render_one(data, name) for name in self._ids}
 
     def _render_one(self, data: mujoco.MjData, name: str) -> ImageArray:
@@ -142,9 +145,7 @@ class CameraRenderer:
 def _checked_size(model: mujoco.MjModel, name: str, size: tuple[int, int]) -> tuple[int, int]:
     names = [model.camera(i).name for i in range(model.ncam)]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"expected a camera out of {names}, found {name!r}{hint}")
+        raise ValueError(f"expected a camera out of {names}, found {name!r}{nearest_name_hint(name, names)}")
     height, width = size
     if height <= 0 or width <= 0:
         raise ValueError(f"expected a positive (height, width) for camera {name!r}, found {size}")

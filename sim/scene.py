@@ -108,9 +108,7 @@ class CompiledScene:
     model: mujoco.MjModel
 
 
-def base_scene(
-    description: RobotDescription, rng: np.random.Generator, look: SceneLook | None = None
-) -> mujoco.MjSpec:
+def base_scene(description: RobotDescription, rng: np.random.Generator, look: SceneLook | None = None) -> mujoco.MjSpec:
     """Build the scene without objects.
 
     Args:
@@ -122,7 +120,7 @@ def base_scene(
         A spec that still can be edited; finish it with :func:`compile_scene`.
     """
     look = SceneLook.sample(rng) if look is None else look
-    spec = mujoco.MjSpec.from_file(str(description.mjcf_path))
+    spec = mujoco.MjSpec.from_file(str(description.model_path))
     spec.modelname = f"tabletop_{description.name}"
     _set_physics(spec)
     _add_surroundings(spec, look)

@@ -27,6 +27,12 @@ def test_every_package_is_listed():
     assert folders == listed == set(PACKAGES)
 
 
+def test_every_folder_of_code_is_a_package():
+    """A folder without `__init__.py` works in a checkout and is missing from the wheel."""
+    folders = {path.parent for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
 @pytest.mark.parametrize("name", ["__init__.py", "launch.py"])
 def test_launch_folder_does_not_hide_ros_launch(name: str):
     assert not (ROOT / "launch" / name).exists()

@@ -1,0 +1,116 @@
+"""Action chunks to bytes and back, whatever a policy emitted: also wrong shapes, wrong types, no array at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from controllers.types import ActionChunk, ChunkArrival, IntArray
+from episodes.errors import EpisodeError
+from episodes.manifest import canonical_json
+
+MAX_TOKEN_BYTES = 1 << 20  # a stranger's chunk must not be able to fill the disk
+_JSON_TOKENS = "python/json"
+_CUT_TOKENS = "python/cut"
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """One chunk as logged.
+
+    Attributes:
+        header: All fields but the tokens, and the tokens' shape and dtype; integers of any size.
+        data: The tokens' bytes.
+    """
+
+    header: dict[str, Any]
+    data: bytes
+
+    def is_regular(self, horizon: int, dims: int) -> bool:
+        """Whether it fits the tokens table: int64 of the declared shape, all numbers within int64."""
+        numbers = ("chunk_id", "observation_stamp_ns", "inference_ns")
+        return (
+            self.header["dtype"] == "<i8"
+            and self.header["shape"] == [horizon, dims]
+            and all(-(1 << 63) <= self.header[name] < 1 << 63 for name in numbers)
+        )
+
+    def encode(self) -> bytes:
+        """Bytes in the journal and in the hash chain."""
+        header = canonical_json(self.header).encode()
+        return len(header).to_bytes(4, "little") + header + self.data
+
+    def to_arrival(self) -> ChunkArrival:
+        """The arrival as the loop saw it.
+
+        Raises:
+            EpisodeError: The chunk was too large to log.
+        """
+        header = self.header
+        chunk = ActionChunk(
+            tokens=_decode_tokens(header, self.data),
+            tokenizer_id=header["tokenizer_id"],
+            spec_hash=header["spec_hash"],
+            observation_stamp_ns=header["observation_stamp_ns"],
+            chunk_id=header["chunk_id"],
+        )
+        return ChunkArrival(chunk, header["inference_ns"])
+
+
+def decode_chunk(payload: bytes | memoryview) -> ChunkRecord:
+    """Decode what :meth:`ChunkRecord.encode` wrote."""
+    size = int.from_bytes(payload[:4], "little")
+    return ChunkRecord(json.loads(bytes(payload[4 : 4 + size])), bytes(payload[4 + size :]))
+
+
+def chunk_record(arrival: ChunkArrival) -> ChunkRecord:
+    """What is logged of an arrival. Takes anything for tokens; never raises on a policy's rubbish."""
+    chunk = arrival.chunk
+    dtype, shape, data = _encode_tokens(cast(object, chunk.tokens))
+    header = {
+        "chunk_id": int(chunk.chunk_id),
+        "observation_stamp_ns": int(chunk.observation_stamp_ns),
+        "inference_ns": int(arrival.inference_ns),
+        "tokenizer_id": str(chunk.tokenizer_id),
+        "spec_hash": str(chunk.spec_hash),
+        "shape": shape,
+        "dtype": dtype,
+    }
+    return ChunkRecord(header, data)
+
+
+def _encode_tokens(tokens: object) -> tuple[str, list[int], bytes]:
+    """Type, shape and bytes of whatever stands where tokens should be."""
+    if isinstance(tokens, np.ndarray):
+        array = cast("np.ndarray[Any, np.dtype[Any]]", tokens)
+        shape = [int(size) for size in array.shape]
+        if array.dtype.hasobject or array.dtype.names is not None:
+            return _CUT_TOKENS, shape, f"array of {array.dtype}".encode()[:MAX_TOKEN_BYTES]
+        if array.nbytes > MAX_TOKEN_BYTES:
+            return _CUT_TOKENS, shape, f"{array.nbytes} bytes of {array.dtype}".encode()
+        return array.dtype.str, shape, array.tobytes()
+    try:
+        text = json.dumps(tokens)
+    except (TypeError, ValueError, RecursionError):
+        return _CUT_TOKENS, [], f"a {type(tokens).__name__}".encode()
+    if len(text) > MAX_TOKEN_BYTES:
+        return _CUT_TOKENS, [], f"{len(text)} characters of {type(tokens).__name__}".encode()
+    return _JSON_TOKENS, [], text.encode()
+
+
+def _decode_tokens(header: dict[str, Any], data: bytes) -> IntArray:
+    dtype = header["dtype"]
+    if dtype == _CUT_TOKENS:
+        raise EpisodeError(
+            f"chunk {header['chunk_id']}",
+            f"tokens of at most {MAX_TOKEN_BYTES} bytes",
+            data.decode(),
+            "it was too large or too strange to log, so it can be counted but not replayed",
+        )
+    if dtype == _JSON_TOKENS:
+        return cast(IntArray, json.loads(data))
+    array = np.frombuffer(data, np.dtype(dtype)).reshape(header["shape"])  # read-only: made from bytes
+    return cast(IntArray, array)

@@ -1,0 +1,280 @@
+"""The layout of an episode store, version 1: every table, column, shape and unit, in one place.
+
+A table is a frozen dataclass of arrays; each field's metadata holds its :class:`Column`. The packed tick row, the
+zarr arrays, the documentation and the order in which replay looks for the first divergence all follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from controllers.types import (
+    CommandMode,
+    ExecutorStatus,
+    FloatArray,
+    IntArray,
+    OperatorEvent,
+    RejectionReason,
+    SafetyStatus,
+)
+
+FORMAT_VERSION = 1
+DIGEST_BYTES = 16
+
+ByteArray = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+RowArray = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        dtype: numpy type string, little endian.
+        shape: Shape of one entry; ``"n"`` stands for the number of arm joints.
+        unit: SI unit, or the meaning of a code.
+        doc: What it holds.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    unit: str
+    doc: str
+
+    def entry_shape(self, joints: int) -> tuple[int, ...]:
+        """Shape of one entry for ``joints`` arm joints."""
+        return tuple(joints if size == "n" else int(size) for size in self.shape)
+
+
+def _column(dtype: str, shape: tuple[int | str, ...], unit: str, doc: str) -> Any:
+    return field(metadata={"column": Column(dtype, shape, unit, doc)})
+
+
+def _float(unit: str, doc: str, *shape: int | str) -> Any:
+    return _column("<f8", shape, unit, doc)
+
+
+def _int(unit: str, doc: str, *shape: int | str) -> Any:
+    return _column("<i8", shape, unit, doc)
+
+
+def _code(unit: str, doc: str) -> Any:
+    return _column("|u1", (), unit, doc)
+
+
+class TargetKind(Enum):
+    """Which member of the ``Target`` union a tick carried."""
+
+    JOINT = "joint"
+    POSE = "pose"
+    TWIST = "twist"
+
+
+class EventKind(Enum):
+    """What a row of the events table tells about its tick."""
+
+    OPERATOR = "operator"  # an operator event; `name` is the event
+    ACCEPTED = "accepted"  # the executor took chunk `chunk_id`
+    REJECTION = "rejection"  # the executor refused chunk `chunk_id`; `name` is the reason
+    SAFETY_REASON = "safety_reason"  # the filter intervened; `name` is the limit, `value` the margin
+    TARGET_FRAME = "target_frame"  # `name` is a target frame seen for the first time; `chunk_id` is its code
+
+
+# Codes are positions in these lists; each list is written into the store, so that a code is never guessed.
+ENUMERATIONS: Mapping[str, type[Enum]] = {
+    "events": OperatorEvent,
+    "target_kind": TargetKind,
+    "command_mode": CommandMode,
+    "applied_mode": CommandMode,
+    "safety_status": SafetyStatus,
+    "executor_status": ExecutorStatus,
+    "kind": EventKind,
+    "rejection": RejectionReason,
+}
+
+
+def enumeration_names() -> dict[str, list[str]]:
+    """Names by code of every coded column, as stored in the attributes."""
+    return {key: [str(member.value) for member in members] for key, members in ENUMERATIONS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TickTable:
+    """Everything that entered and left each tick, in causal order. First axis: tick."""
+
+    tick: IntArray = _int("1", "number of the tick")
+    now_ns: IntArray = _int("ns", "clock at the start of the tick")
+    events: ByteArray = _code("bit mask", "operator events; their order is in the events table")
+    arrivals: IntArray = _int("1", "chunks that arrived on this tick")
+    state_joint_position: FloatArray = _float("rad", "sensed joint position", "n")
+    state_joint_velocity: FloatArray = _float("rad/s", "sensed joint velocity", "n")
+    state_joint_effort: FloatArray = _float("N m", "sensed joint torque", "n")
+    state_ee_pose: FloatArray = _float("m, 1", "sensed end-effector pose xyz wxyz, base frame", 7)
+    state_wrench: FloatArray = _float("N, N m", "wrench at the wrist, sensor frame", 6)
+    state_gripper_opening: FloatArray = _float("m", "sensed gripper opening")
+    state_stamp_ns: IntArray = _int("ns", "time of the reading")
+    physics_digest: ByteArray = _column(
+        "|u1", (DIGEST_BYTES,), "bytes", "digest of the physics state that was sensed; zeros where there is none"
+    )
+    executor_status: ByteArray = _code("code", "what the executor did")
+    executor_chunk_id: IntArray = _int("1", "chunk being played, -1 for none")
+    executor_phase: FloatArray = _float("rows", "place in the chunk")
+    target_kind: ByteArray = _code("code", "which kind of target")
+    target_frame: ByteArray = _code("code", "frame of the target, a code into the attribute target_frames")
+    target_pose: FloatArray = _float("m, 1", "pose target xyz wxyz, else NaN", 7)
+    target_twist: FloatArray = _float("m/s, rad/s", "target twist, else NaN", 6)
+    target_joint_position: FloatArray = _float("rad", "joint target, else NaN", "n")
+    target_gripper_opening: FloatArray = _float("m", "gripper target")
+    command_mode: ByteArray = _code("code", "mode of the controller's candidate")
+    command_values: FloatArray = _float("rad, rad/s or N m", "the controller's candidate", "n")
+    command_gripper_opening: FloatArray = _float("m", "gripper opening of the candidate")
+    command_stamp_ns: IntArray = _int("ns", "stamp of the candidate")
+    safety_status: ByteArray = _code("code", "verdict")
+    safety_speed_scale: FloatArray = _float("1", "speed scale in [0, 1]")
+    safety_min_margin: FloatArray = _float("1", "smallest margin over all limits")
+    applied_mode: ByteArray = _code("code", "mode of the applied command")
+    applied_values: FloatArray = _float("rad, rad/s or N m", "the applied command", "n")
+    applied_gripper_opening: FloatArray = _float("m", "gripper opening of the applied command")
+    applied_stamp_ns: IntArray = _int("ns", "stamp of the applied command")
+    request_inference: ByteArray = _code("0 or 1", "an observation and a chunk were asked for")
+    commanded_pose: FloatArray = _float("m, 1", "reference pose after the tick xyz wxyz, base frame", 7)
+    event_rows: IntArray = _int("1", "rows of this tick in the events table")
+
+
+@dataclass(frozen=True, slots=True)
+class EventTable:
+    """What happened on single ticks, in order. First axis: event. Text is UTF-8 bytes with offsets."""
+
+    tick: IntArray = _int("1", "tick it belongs to")
+    kind: ByteArray = _code("code", "what it tells")
+    name: IntArray = _int("code", "event, reason or limit, a code into the attribute names")
+    value: FloatArray = _float("unit of the limit", "margin of a safety reason, else NaN")
+    chunk_id: IntArray = _int("1", "chunk of an acceptance or rejection, else -1")
+    message_offset: IntArray = _int("bytes", "where the message starts in message_data")
+    message_length: IntArray = _int("bytes", "length of the message")
+    message_data: ByteArray = _column("|u1", (), "UTF-8", "all messages, one after the other (its own length)")
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTable:
+    """Every chunk that arrived, accepted or not. First axis: arrival.
+
+    ``tokens`` holds chunks of the declared shape and int64; anything else is marked ``malformed``, its row is -1, and
+    shape, type and bytes are in the attribute ``malformed`` and in ``malformed_data``.
+    """
+
+    arrival_tick: IntArray = _int("1", "tick that took it in")
+    chunk_id: IntArray = _int("1", "number given by the policy client")
+    observation_stamp_ns: IntArray = _int("ns", "observation that it answers")
+    inference_ns: IntArray = _int("ns", "how long inference took")
+    tokenizer_id: IntArray = _int("code", "a code into the attribute tokenizer_ids")
+    spec_hash: IntArray = _int("code", "a code into the attribute spec_hashes")
+    accepted: ByteArray = _code("0 or 1", "taken by the executor")
+    malformed: ByteArray = _code("0 or 1", "not (horizon, dims) int64")
+    tokens: IntArray = _int("token", "token ids", "horizon", "dims")
+    malformed_data: ByteArray = _column("|u1", (), "bytes", "raw tokens of malformed chunks (its own length)")
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationTable:
+    """What was sent to the policy, without pictures. First axis: observation.
+
+    Pictures are in ``observations/images/CAMERA`` (N, H, W, 3) uint8, with ``observations/present/CAMERA`` (N,) bool
+    telling dropped frames and ``observations/image_digest/CAMERA`` (N, 16) their digests.
+    """
+
+    stamp_ns: IntArray = _int("ns", "time of the observation")
+    tick: IntArray = _int("1", "tick whose sensed state it carries, -1 if none does")
+    instruction: IntArray = _int("code", "a code into the attribute instructions")
+    commanded_pose: FloatArray = _float("m, 1", "reference pose xyz wxyz, base frame", 7)
+    ee_pose: FloatArray = _float("m, 1", "sensed end-effector pose xyz wxyz, base frame", 7)
+    joint_position: FloatArray = _float("rad", "sensed joint position", "n")
+    joint_velocity: FloatArray = _float("rad/s", "sensed joint velocity", "n")
+    joint_effort: FloatArray = _float("N m", "sensed joint torque", "n")
+    wrench: FloatArray = _float("N, N m", "wrench at the wrist, sensor frame", 6)
+    gripper_opening: FloatArray = _float("m", "sensed gripper opening")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """Training labels: clean expert chunks for some observations. First axis: label."""
+
+    stamp_ns: IntArray = _int("ns", "observation that it answers")
+    tokens: IntArray = _int("token", "token ids", "horizon", "dims")
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicsTable:
+    """Full physics states (``mjSTATE_INTEGRATION``). First axis of key frames: key frame."""
+
+    initial_state: FloatArray = _float("mixed", "state before tick 0 (its own length), empty where there is none")
+    keyframe_tick: IntArray = _int("1", "tick of the key frame")
+    keyframe_state: FloatArray = _float("mixed", "state that the tick sensed", "physics")
+
+
+TABLES: Mapping[str, type[Any]] = {
+    "ticks": TickTable,
+    "events": EventTable,
+    "chunks": ChunkTable,
+    "observations": ObservationTable,
+    "labels": LabelTable,
+    "physics": PhysicsTable,
+}
+
+
+@cache
+def columns(table: type[Any]) -> Mapping[str, Column]:
+    """Columns of a table class, in order."""
+    return {item.name: cast(Column, item.metadata["column"]) for item in fields(table)}
+
+
+_ROW_ORDER = {"f8-array": 0, "f8": 1, "i8": 2, "u1": 3, "u1-array": 4}
+
+
+@cache
+def row_layout() -> tuple[tuple[str, Column], ...]:
+    """Tick columns in the order of the packed row: float arrays, floats, integers, bytes, byte arrays."""
+
+    def rank(item: tuple[str, Column]) -> int:
+        column = item[1]
+        return _ROW_ORDER[column.dtype[1:] + ("-array" if column.shape else "")]
+
+    return tuple(sorted(columns(TickTable).items(), key=rank))
+
+
+@cache
+def row_dtype(joints: int) -> np.dtype[np.void]:
+    """The packed tick row for ``joints`` arm joints; its size is a multiple of 8 bytes."""
+    names: list[str] = []
+    formats: list[tuple[str, tuple[int, ...]]] = []
+    offsets: list[int] = []
+    offset = 0
+    for name, column in row_layout():
+        shape = column.entry_shape(joints)
+        names.append(name)
+        formats.append((column.dtype, shape))
+        offsets.append(offset)
+        offset += np.dtype(column.dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+    size = -(-offset // 8) * 8
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+def table_from_rows(rows: RowArray) -> TickTable:
+    """View packed rows as a table of columns (no copy)."""
+    return TickTable(**{name: rows[name] for name in columns(TickTable)})
+
+
+def rows_from_table(table: TickTable, joints: int) -> RowArray:
+    """Pack a table of columns into rows."""
+    rows: RowArray = np.zeros(table.tick.shape[0], row_dtype(joints))
+    for name in columns(TickTable):
+        rows[name] = getattr(table, name)
+    return rows

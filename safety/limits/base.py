@@ -1,0 +1,134 @@
+"""What a limit is, and the mathematics that limits share.
+
+A limit looks at a :class:`~safety.motion.Motion` and answers twice. ``judge`` says whether the tick *and the stop
+after it* stay inside, and with what margin. ``inequalities`` says by how much the commanded velocity must shrink: linear
+inequalities on the joint velocity ``qd`` whose right-hand side already allows for braking. Both agree: the largest share
+of the velocity that satisfies the inequalities is a motion that ``judge`` accepts. And both always admit rest: a robot
+found outside a limit may stand still or move back in, never farther out.
+
+A new limit is one class in a new file, listed in ``safety/limits/__init__.py``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from controllers.types import FloatArray
+from safety.motion import Motion
+
+
+class Inequalities(NamedTuple):
+    """Linear inequalities ``A @ qd <= b``: A (m, n), b (m,) in the limit's unit of rate."""
+
+    A: FloatArray
+    b: FloatArray
+
+
+class VelocityBox(NamedTuple):
+    """Linear inequalities that are bounds on each joint: ``lower <= qd <= upper``, each (n,) rad/s."""
+
+    lower: FloatArray
+    upper: FloatArray
+
+    def as_inequalities(self) -> Inequalities:
+        """The same set as a dense ``A @ qd <= b``."""
+        eye = np.eye(self.lower.shape[0])
+        return Inequalities(np.concatenate((eye, -eye)), np.concatenate((self.upper, -self.lower)))
+
+
+class Judgement(NamedTuple):
+    """A limit's verdict on a motion.
+
+    Attributes:
+        slack: The motion is admissible when this is >= 0. For a limit that is violated already, it measures against
+            where the robot is now instead of against the limit.
+        margin: Smallest signed distance to the limit over the tick and the stop after it, in the limit's unit.
+    """
+
+    slack: float
+    margin: float
+
+
+class Limit(Protocol):
+    """One bound on the motion of the arm."""
+
+    @property
+    def name(self) -> str:
+        """Name that reasons carry."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Unit of the margin."""
+        ...
+
+    @property
+    def margin_scale(self) -> float:
+        """The margin that counts as 1 when margins of different limits are compared."""
+        ...
+
+    def judge(self, motion: Motion) -> Judgement:
+        """Whether the tick and the stop after it stay inside."""
+        ...
+
+    def inequalities(self, motion: Motion) -> Inequalities | VelocityBox:
+        """Bounds on the joint velocity, for braking along ``motion``'s direction."""
+        ...
+
+
+def scale_interval(constraint: Inequalities | VelocityBox, velocity: FloatArray) -> tuple[float, float]:
+    """The shares s for which ``s * velocity`` satisfies the inequalities.
+
+    Args:
+        constraint: The inequalities.
+        velocity: (n,) rad/s.
+
+    Returns:
+        (lowest, highest), lowest > highest where there is none; infinite where unbounded.
+    """
+    lowest, highest = -np.inf, np.inf
+    if isinstance(constraint, VelocityBox):
+        columns = zip(velocity.tolist(), constraint.lower.tolist(), constraint.upper.tolist(), strict=True)
+        for rate, low, high in columns:
+            if rate > 0.0:
+                lowest, highest = max(lowest, low / rate), min(highest, high / rate)
+            elif rate < 0.0:
+                lowest, highest = max(lowest, high / rate), min(highest, low / rate)
+            elif low > 0.0 or high < 0.0:
+                return np.inf, -np.inf
+        return lowest, highest
+    for rate, bound in zip(constraint.A.dot(velocity).tolist(), constraint.b.tolist(), strict=True):
+        if rate > 0.0:
+            highest = min(highest, bound / rate)
+        elif rate < 0.0:
+            lowest = max(lowest, bound / rate)
+        elif bound < 0.0:
+            return np.inf, -np.inf
+    return lowest, highest
+
+
+def stoppable_share(first: FloatArray, second: FloatArray, distance: FloatArray) -> FloatArray:
+    """Largest s in [0, 1] with ``first s + second s^2 <= distance``, for each element.
+
+    ``first`` is the way made before braking starts and ``second`` the way made while braking, at full velocity: with
+    all joints slowed together by s, the first shrinks by s and the second by s^2.
+
+    Args:
+        first: (m,), of any sign.
+        second: (m,), not negative where ``first`` is positive.
+        distance: (m,) free way ahead, >= 0.
+
+    Returns:
+        (m,) in [0, 1].
+    """
+    bites = first + second > distance
+    second = np.where(bites, second, 1.0)  # where it bites and first <= 0, second > 0
+    root = np.sqrt(np.maximum(first * first + 4.0 * second * distance, 0.0))
+    away = first < 0.0
+    # The two forms are the same root; each avoids the cancellation of the other.
+    top = np.where(away, root - first, 2.0 * distance)
+    bottom = np.where(away, 2.0 * second, first + root)
+    share = np.divide(top, bottom, out=np.zeros_like(first), where=bottom > 0.0)
+    return np.where(bites, np.minimum(share, 1.0), 1.0)

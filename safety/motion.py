@@ -1,0 +1,104 @@
+"""One proposed motion: a joint velocity for one tick, and the straight-line stop that would follow it.
+
+The stop brakes all joints together, so that the arm stays on the straight joint-space line along its velocity: after
+the tick, ``qd(t) = velocity (1 - t / stop_time)``. With ``stop_time = max |qd_i| / a_i`` no joint exceeds its
+acceleration limit ``a_i``. The whole tick and stop therefore lie on the segment from ``position`` to
+``position + velocity * reach_time``, whatever control periods the stop is executed with: braking in steps of any
+length covers less ground than braking continuously. The rest of a stop is again such a stop, on the same segment.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from controllers.types import FloatArray
+from safety.kinematics import Geometry
+
+
+class Motion(NamedTuple):
+    """A joint velocity proposed for one tick and what the limits need to judge it.
+
+    Attributes:
+        position: (n,) rad, where the tick starts.
+        velocity: (n,) rad/s, proposed.
+        previous_velocity: (n,) rad/s, of the last tick.
+        speeds: (n,) rad/s, magnitude of ``velocity``.
+        rates: (3 k + 3,) linear velocity of the k watched points, m/s, then end-effector angular velocity, rad/s.
+        points: (k, 3) m, watched points at ``position``, base frame; point 0 is the end effector.
+        jacobian: (3 k + 3, n) of the rates.
+        dt: Control period, s.
+        first_time: Time at full velocity before braking starts, s: the tick and the reaction time.
+        stop_time: Time from full velocity to rest, s.
+    """
+
+    position: FloatArray
+    velocity: FloatArray
+    previous_velocity: FloatArray
+    speeds: FloatArray
+    rates: FloatArray
+    points: FloatArray
+    jacobian: FloatArray
+    dt: float
+    first_time: float
+    stop_time: float
+
+    @property
+    def reach_time(self) -> float:
+        """Path length of tick and stop divided by the velocity, s."""
+        return self.first_time + 0.5 * self.stop_time
+
+
+class MotionFactory(NamedTuple):
+    """What all motions of one tick share.
+
+    Attributes:
+        position: (n,) rad.
+        previous_velocity: (n,) rad/s.
+        geometry: Points and Jacobian at ``position``.
+        acceleration: (n,) rad/s^2 available to a stop.
+        dt: Control period, s.
+        first_time: Tick plus reaction time, s.
+    """
+
+    position: FloatArray
+    previous_velocity: FloatArray
+    geometry: Geometry
+    acceleration: FloatArray
+    dt: float
+    first_time: float
+
+    def motion(self, velocity: FloatArray, deceleration_fraction: float = 1.0) -> Motion:
+        """Propose ``velocity`` (n,) rad/s, stopping with a fraction of the available acceleration."""
+        speeds = np.abs(velocity)
+        points, jacobian = self.geometry
+        return Motion(
+            self.position,
+            velocity,
+            self.previous_velocity,
+            speeds,
+            jacobian.dot(velocity),
+            points,
+            jacobian,
+            self.dt,
+            self.first_time,
+            max((speeds / self.acceleration).tolist()) / deceleration_fraction,
+        )
+
+
+def braked(velocity: FloatArray, acceleration: FloatArray, dt: float) -> FloatArray:
+    """One tick of the straight-line stop.
+
+    Args:
+        velocity: (n,) rad/s, of the last tick.
+        acceleration: (n,) rad/s^2, limits.
+        dt: Control period, s.
+
+    Returns:
+        (n,) rad/s along ``velocity``; exactly zero at the end.
+    """
+    stop_time = max((np.abs(velocity) / acceleration).tolist())
+    if stop_time <= dt:
+        return np.zeros_like(velocity)
+    return velocity * (1.0 - dt / stop_time)

@@ -1,0 +1,1 @@
+"""Simulated robots, scenes, tasks, experts, environments, rollouts and evaluations on MuJoCo."""

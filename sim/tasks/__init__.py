@@ -1,0 +1,1 @@
+"""Language-conditioned tabletop tasks: scenes, instructions and physical success predicates."""

@@ -1,0 +1,82 @@
+"""Words of an instruction as ids. Small, learned from the training instructions, saved with the model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from controllers.types import IntArray
+
+PAD, UNKNOWN = "<pad>", "<unk>"
+_WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
+
+
+def split_words(instruction: str) -> list[str]:
+    """Lower-case words and punctuation marks of an instruction."""
+    return _WORD.findall(instruction.lower())
+
+
+@dataclass(frozen=True)
+class WordVocabulary:
+    """A closed list of words; all others are ``<unk>``.
+
+    Attributes:
+        words: Words in id order; the first two are ``<pad>`` and ``<unk>``.
+    """
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.words[:2] != (PAD, UNKNOWN):
+            raise ValueError(f"a vocabulary starts with {PAD}, {UNKNOWN}; found {list(self.words[:2])}")
+        if len(set(self.words)) != len(self.words):
+            raise ValueError("a vocabulary must not repeat words")
+
+    @staticmethod
+    def from_instructions(instructions: Iterable[str]) -> WordVocabulary:
+        """Collect the words of instructions, in alphabetical order so that the order of data does not matter."""
+        counts: Counter[str] = Counter()
+        for instruction in instructions:
+            counts.update(split_words(instruction))
+        return WordVocabulary((PAD, UNKNOWN, *sorted(counts)))
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: index for index, word in enumerate(self.words)}
+
+    def encode(self, instruction: str, length: int) -> IntArray:
+        """Write an instruction as (length,) int64 ids, padded at the end.
+
+        Raises:
+            ValueError: The instruction is empty or longer than ``length`` words.
+        """
+        words = split_words(instruction)
+        if not words:
+            raise ValueError("the instruction is empty")
+        if len(words) > length:
+            raise ValueError(f"the instruction has {len(words)} words, at most {length} fit: {instruction!r}")
+        ids = np.zeros(length, dtype=np.int64)
+        ids[: len(words)] = [self._ids.get(word, 1) for word in words]
+        return ids
+
+    def unknown_words(self, instruction: str) -> tuple[str, ...]:
+        """Words of an instruction that the model never saw."""
+        return tuple(word for word in split_words(instruction) if word not in self._ids)
+
+    def to_json(self) -> str:
+        """The vocabulary as a JSON list."""
+        return json.dumps(list(self.words), indent=0)
+
+    @staticmethod
+    def from_json(text: str) -> WordVocabulary:
+        """Rebuild a vocabulary from :meth:`to_json`."""
+        words = json.loads(text)
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("a vocabulary file holds a list of words")
+        return WordVocabulary(tuple(words))

@@ -1,0 +1,1 @@
+"""Training of the compact model: packed data, augmentation, the loop."""
