@@ -1,16 +1,18 @@
-"""A damped solution of ``A x = v`` that is exact away from singularities and calm at them."""
+"""Small dense linear algebra: a damped inverse that is exact away from singularities and calm at them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import numpy as np
+from scipy.linalg.lapack import dposv, dsyev
 
 from controllers.types import FloatArray
 
+_Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
-@dataclass(frozen=True, slots=True)
-class GramSpectrum:
+
+class GramSpectrum(NamedTuple):
     """Eigenvectors of a symmetric positive semi-definite (6, 6) matrix, and how far each is from singular.
 
     Attributes:
@@ -37,7 +39,24 @@ def spectrum(gram: FloatArray, threshold: float) -> GramSpectrum:
     S. Chiaverini, "Singularity-robust task-priority redundancy resolution for real-time kinematic control of robot
     manipulators", IEEE Trans. Robotics and Automation 13(3), 1997, eq. 22. The other directions stay exact.
 
+    A matrix that is not finite gives a spectrum that is not finite.
     """
-    values, vectors = np.linalg.eigh(gram)
+    values, vectors, info = dsyev(cast("_Matrix", gram))  # numpy's eigh spends twice the time around the same routine
+    if info != 0:
+        values = np.full(6, np.nan)
     values = np.maximum(values, 0.0)
     return GramSpectrum(vectors, values, np.maximum(1.0 - values / threshold, 0.0))
+
+
+def solve_positive_definite(matrix: FloatArray, right: FloatArray) -> FloatArray:
+    """Solve ``matrix @ x = right`` for a symmetric positive definite ``matrix`` (n, n) and ``right`` (n, m).
+
+    A matrix that is not positive definite gives a solution that is not finite.
+    """
+    _, solution, info = dposv(cast("_Matrix", matrix), cast("_Matrix", right))
+    return np.full_like(right, np.nan) if info != 0 else solution
+
+
+def largest(values: FloatArray) -> float:
+    """Largest magnitude; on a few values the built-ins are faster than numpy."""
+    return max(map(abs, values.tolist()))

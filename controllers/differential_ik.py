@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from controllers.damped_inverse import spectrum
+from controllers.damped_inverse import largest, spectrum
 from controllers.kinematics import ArmModel
 from controllers.targets import desired_twist, discrete_gain, joint_target_position
 from controllers.types import (
@@ -76,6 +77,8 @@ class DifferentialIK:
     space", ICRA 2012). Last, all joints are slowed together to the velocity limits, which keeps the direction.
     """
 
+    command_mode = CommandMode.POSITION
+
     def __init__(self, arm: ArmModel, options: DifferentialIKOptions | None = None) -> None:
         """Prepare the constants of one arm."""
         self.arm = arm
@@ -96,7 +99,7 @@ class DifferentialIK:
         """Joint position command that follows ``target`` for one control period; see :class:`Controller`.
 
         Raises:
-            TargetError: Unknown frame, wrong shape, or a value that is not finite.
+            TargetError: Unknown frame, or wrong shape.
         """
         start = previous.values if previous.mode is CommandMode.POSITION else state.joint_position
         values = start + self.joint_velocity(start, target, dt) * dt
@@ -113,7 +116,7 @@ class DifferentialIK:
         """Joint velocity (n,) rad/s that follows ``target`` from joint position ``q`` (n,) rad.
 
         Raises:
-            TargetError: Unknown frame, wrong shape, or a value that is not finite.
+            TargetError: Unknown frame, or wrong shape.
         """
         if isinstance(target, JointTarget):
             goal = joint_target_position(target, self.arm.n)
@@ -133,7 +136,7 @@ class DifferentialIK:
         )
         twist *= self._row_scale
         jacobian *= self._row_scale_column
-        damping = options.damping**2 + options.step_damping * dt * float(np.sqrt(twist @ twist))
+        damping = options.damping**2 + options.step_damping * dt * math.sqrt(float(twist @ twist))
         posture = self._posture_velocity(q)
         qd = self._solve(jacobian, twist, posture, damping)
 
@@ -141,7 +144,7 @@ class DifferentialIK:
         upper = (self._upper - q) * limit_gain
         lower = (self._lower - q) * limit_gain
         excess = np.maximum(qd - upper, lower - qd)
-        if excess.max() <= 0.0:
+        if max(excess.tolist()) <= 0.0:
             return qd
         return self._saturate(jacobian, twist, posture, damping, qd, lower, upper)
 
@@ -186,10 +189,10 @@ class DifferentialIK:
     def _posture_velocity(self, q: FloatArray) -> FloatArray:
         """Secondary joint velocity (n,) rad/s: towards home, and away from joint limits that are near."""
         options = self.options
-        inward = np.maximum(self._zone_lower - q, 0.0) - np.maximum(q - self._zone_upper, 0.0)
+        inward = np.minimum(np.maximum(q, self._zone_lower), self._zone_upper) - q
         velocity = options.posture_gain * (self._home - q) + options.limit_gain * inward
-        return velocity / max(1.0, float(np.abs(velocity).max()) / options.posture_speed)
+        return velocity / max(1.0, largest(velocity) / options.posture_speed)
 
     def _slowed(self, qd: FloatArray) -> FloatArray:
         """Slow all joints together until each keeps its velocity limit."""
-        return qd / max(1.0, float((np.abs(qd) * self._speed_reciprocal).max()))
+        return qd / max(1.0, largest(qd * self._speed_reciprocal))

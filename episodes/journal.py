@@ -6,6 +6,7 @@ whose valid prefix is the episode.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -59,10 +60,9 @@ class JournalFile:
         os.ftruncate(self._fd, journal.valid_bytes)
 
     def _lock(self) -> None:
-        try:
+        # On a file system without locks readers cannot tell that the recording is live.
+        with contextlib.suppress(OSError):
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pass  # a file system without locks: readers cannot tell that the recording is live
 
     def append(self, kind: Kind, payload: Payload) -> None:
         """Append one record."""
@@ -109,9 +109,7 @@ def read_journal(path: Path) -> Journal:
     try:
         data = memoryview(path.read_bytes())
     except OSError as error:
-        raise EpisodeError(
-            str(path), "a readable journal", str(error), "check the path and its permissions"
-        ) from error
+        raise EpisodeError(str(path), "a readable journal", str(error), "check the path and its permissions") from error
     records: list[tuple[Kind, memoryview]] = []
     offset, digest = 0, bytes(DIGEST_BYTES)
     while offset + _HEADER.size <= len(data):

@@ -136,7 +136,7 @@ class Manifest:
                 "use the release that wrote it, or record it again",
             )
         names = {item.name for item in fields(Manifest)}
-        if names != data.keys():
+        if names != set(data):
             missing, unknown = sorted(names - data.keys()), sorted(data.keys() - names)
             raise EpisodeError(
                 where,

@@ -10,7 +10,7 @@ from enum import Enum
 
 import numpy as np
 
-from controllers.types import JointTarget, OperatorEvent, PoseTarget, Target, TickInputs, TickOutputs
+from controllers.types import FloatArray, JointTarget, OperatorEvent, PoseTarget, Target, TickInputs, TickOutputs
 from episodes.schema import (
     DIGEST_BYTES,
     ENUMERATIONS,
@@ -63,9 +63,7 @@ def encode_event(row: EventRow) -> bytes:
     """The event's bytes in the journal and in the hash chain."""
     name = row.name.encode()[:_MAX_NAME]
     message = row.message.encode("utf-8", "replace")
-    header = _EVENT.pack(
-        row.tick, clamp_int64(row.chunk_id), row.value, len(name), len(message), _EVENT_KIND[row.kind]
-    )
+    header = _EVENT.pack(row.tick, clamp_int64(row.chunk_id), row.value, len(name), len(message), _EVENT_KIND[row.kind])
     return header + name + message
 
 
@@ -78,8 +76,8 @@ def decode_events(data: bytes | memoryview) -> Iterator[EventRow]:
         start = offset + _EVENT.size
         middle, offset = start + name_length, start + name_length + message_length
         yield EventRow(
-            tick,
-            kinds[kind],
+            int(tick),
+            kinds[int(kind)],
             bytes(data[start:middle]).decode("utf-8", "replace"),
             value,
             chunk_id,
@@ -112,8 +110,9 @@ class TickPacker:
         self._itemsize = dtype.itemsize
         self._bytes = memoryview(self.rows.view(np.uint8))
         width = sum(float_arrays)
-        flat = np.ndarray((capacity, width), np.float64, self.rows, strides=(dtype.itemsize, 8))
-        self._floats = list(flat)
+        strides = (dtype.itemsize, 8)
+        flat: FloatArray = np.ndarray((capacity, width), np.float64, self.rows.view(np.uint8), strides=strides)
+        self._floats: list[FloatArray] = list(flat)
         self._tail_offset = width * 8
         self._nan_joints = np.full(joints, np.nan)
         self._frames: dict[str, int] = {}
@@ -234,11 +233,7 @@ class TickPacker:
             name = str(refused.reason.value)
             add(encode_event(EventRow(tick, EventKind.REJECTION, name, math.nan, refused.chunk_id, refused.message)))
         for reason in outputs.safety.reasons:
-            add(
-                encode_event(
-                    EventRow(tick, EventKind.SAFETY_REASON, reason.limit, reason.margin, -1, reason.message)
-                )
-            )
+            add(encode_event(EventRow(tick, EventKind.SAFETY_REASON, reason.limit, reason.margin, -1, reason.message)))
         return mask
 
 

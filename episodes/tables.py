@@ -18,7 +18,7 @@ from episodes.images import Frame, decode_frame
 from episodes.integrity import chain_rows, genesis
 from episodes.journal import Journal, Kind
 from episodes.manifest import Manifest, Outcome
-from episodes.packing import EventRow, decode_events, encode_event
+from episodes.packing import EventRow, decode_events
 from episodes.schema import (
     DIGEST_BYTES,
     EventKind,
@@ -339,8 +339,3 @@ def _close_manifest(
     if outcome is not None:
         outcome = replace(outcome, ticks=ticks)
     return replace(manifest, closed=outcome is not None, outcome=outcome, dropped_frames=dropped)
-
-
-def encode_events_of(events: Sequence[EventRow]) -> bytes:
-    """Bytes of some events."""
-    return b"".join(encode_event(event) for event in events)

@@ -16,8 +16,7 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
-from controllers.names import nearest_name_hint
-from controllers.robot import RobotDescription
+from controllers.robot import RobotDescription, nearest_name_hint
 from controllers.types import NANOSECONDS, CommandMode, FloatArray, JointCommand, Pose, RobotState
 
 _INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION)

@@ -110,10 +110,10 @@ def scale_interval(constraint: Inequalities | VelocityBox, velocity: FloatArray)
 
 
 def stoppable_share(first: FloatArray, second: FloatArray, distance: FloatArray) -> FloatArray:
-    """Largest s in [0, 1] with ``first s + second s^2 <= distance``, for each element.
+    """Largest s with ``first s + second s^2 <= distance``, for each element.
 
-    ``first`` is the way made before braking starts and ``second`` the way made while braking, at full velocity: with
-    all joints slowed together by s, the first shrinks by s and the second by s^2.
+    ``first`` is the way made before braking starts and ``second`` the way made while braking, both at the proposed
+    velocity: with all joints slowed together by s, the first shrinks by s and the second by s^2.
 
     Args:
         first: (m,), of any sign.
@@ -121,14 +121,12 @@ def stoppable_share(first: FloatArray, second: FloatArray, distance: FloatArray)
         distance: (m,) free way ahead, >= 0.
 
     Returns:
-        (m,) in [0, 1].
+        (m,) in [0, inf].
     """
-    bites = first + second > distance
-    second = np.where(bites, second, 1.0)  # where it bites and first <= 0, second > 0
-    root = np.sqrt(np.maximum(first * first + 4.0 * second * distance, 0.0))
+    bending = np.maximum(second, 0.0)
+    root = np.sqrt(first * first + 4.0 * bending * distance)
     away = first < 0.0
-    # The two forms are the same root; each avoids the cancellation of the other.
+    # Two forms of one root: each avoids the cancellation of the other.
     top = np.where(away, root - first, 2.0 * distance)
-    bottom = np.where(away, 2.0 * second, first + root)
-    share = np.divide(top, bottom, out=np.zeros_like(first), where=bottom > 0.0)
-    return np.where(bites, np.minimum(share, 1.0), 1.0)
+    bottom = np.where(away, 2.0 * bending, first + root)
+    return np.divide(top, bottom, out=np.full_like(first, np.inf), where=bottom > 0.0)

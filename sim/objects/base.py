@@ -105,9 +105,7 @@ def add_mark(
     pos: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> mujoco.MjsGeom:
     """Add a geom that is seen but never touched."""
-    geom = body.add_geom(
-        type=shape, size=_padded(size), rgba=list(rgba), pos=list(pos), contype=0, conaffinity=0
-    )
+    geom = body.add_geom(type=shape, size=_padded(size), rgba=list(rgba), pos=list(pos), contype=0, conaffinity=0)
     geom.mass = 1e-4
     return geom
 
@@ -137,8 +135,7 @@ def scatter(
             for _ in range(40):
                 x, y = float(rng.uniform(*x_range)), float(rng.uniform(*y_range))
                 if all(
-                    math.hypot(x - px, y - py) >= radius + other
-                    for (px, py), other in zip(points, radii, strict=False)
+                    math.hypot(x - px, y - py) >= radius + other for (px, py), other in zip(points, radii, strict=False)
                 ):
                     points.append((x, y))
                     break

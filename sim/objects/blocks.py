@@ -26,9 +26,7 @@ class Pin:
     half_height: float
 
 
-def add_block(
-    spec: mujoco.MjSpec, color: str, xy: tuple[float, float], yaw: float, half: float = 0.02
-) -> Block:
+def add_block(spec: mujoco.MjSpec, color: str, xy: tuple[float, float], yaw: float, half: float = 0.02) -> Block:
     """Add a 50 g cube that rests on the table, turned by ``yaw`` rad."""
     name = f"{color}_block"
     body = spec.worldbody.add_body(name=name, pos=[xy[0], xy[1], half], quat=yaw_quaternion(yaw))

@@ -118,9 +118,7 @@ def add_button(spec: mujoco.MjSpec, color: str, xy: tuple[float, float]) -> Plun
     return Plunger(Thing(name, "button", color), joint, xy, 0.035, travel)
 
 
-def add_cabinet(
-    spec: mujoco.MjSpec, colors: tuple[str, str], face_x: float, centre_y: float
-) -> tuple[Drawer, Drawer]:
+def add_cabinet(spec: mujoco.MjSpec, colors: tuple[str, str], face_x: float, centre_y: float) -> tuple[Drawer, Drawer]:
     """Add a cabinet without a top that holds two drawers side by side, fronts at ``face_x`` m facing the robot.
 
     Args:
@@ -184,9 +182,7 @@ def add_lever(spec: mujoco.MjSpec, color: str, xy: tuple[float, float]) -> Lever
     joint.frictionloss = 0.04
     joint.armature = 0.0005
     rgba = PALETTE[color]
-    add_solid(
-        arm, BOX, [0.015, 0.007, 0.5 * length], rgba, pos=[0.0, 0.0, 0.5 * length], mass=0.03, friction=0.4
-    )
+    add_solid(arm, BOX, [0.015, 0.007, 0.5 * length], rgba, pos=[0.0, 0.0, 0.5 * length], mass=0.03, friction=0.4)
     add_solid(arm, CAPSULE, [0.011, 0.015], rgba, pos=[0, 0, length - 0.009], mass=0.01,
               quat=[math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0], friction=0.4)  # fmt: skip
     spec.add_exclude(name=f"{name}_pivot", bodyname1=f"{name}_base", bodyname2=name)

@@ -61,7 +61,7 @@ def add_plate(spec: mujoco.MjSpec, color: str, xy: tuple[float, float]) -> Recep
     name = f"{color}_plate"
     body = spec.worldbody.add_body(name=name, pos=[xy[0], xy[1], 0.0])
     add_solid(body, CYLINDER, [0.055, 0.003], PALETTE[color], pos=[0.0, 0.0, 0.003])
-    add_mark(body, CYLINDER, [0.040, 0.0005], WHITE, pos=[0.0, 0.0, 0.006])
+    add_mark(body, CYLINDER, [0.024, 0.0005], WHITE, pos=[0.0, 0.0, 0.006])
     return Receptacle(Thing(name, "plate", color), xy, 0.04, 0.006, 0.006)
 
 

@@ -13,16 +13,12 @@ from sim.tasks.goals import DrawerGoal
 
 def _cabinet(spec: mujoco.MjSpec, rng: np.random.Generator) -> tuple[Drawer, Drawer]:
     colors = sample_colors(rng, 2)
-    return add_cabinet(
-        spec, (colors[0], colors[1]), float(rng.uniform(0.54, 0.57)), float(rng.uniform(-0.07, 0.07))
-    )
+    return add_cabinet(spec, (colors[0], colors[1]), float(rng.uniform(0.54, 0.57)), float(rng.uniform(-0.07, 0.07)))
 
 
 def _arrange(goal: DrawerGoal, drawers: tuple[Drawer, Drawer], joints: dict[str, float]) -> Arrangement:
     thing = goal.drawer.thing
-    return Arrangement(
-        goal, {"color": thing.color}, tuple(drawer.thing for drawer in drawers), (thing.name,), joints
-    )
+    return Arrangement(goal, {"color": thing.color}, tuple(drawer.thing for drawer in drawers), (thing.name,), joints)
 
 
 def _arrange_open(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:

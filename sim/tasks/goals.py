@@ -163,16 +163,7 @@ class ToppleGoal:
 
 
 Goal = (
-    TouchGoal
-    | PressGoal
-    | PushGoal
-    | LiftGoal
-    | PlaceGoal
-    | StackGoal
-    | SortGoal
-    | DrawerGoal
-    | LeverGoal
-    | ToppleGoal
+    TouchGoal | PressGoal | PushGoal | LiftGoal | PlaceGoal | StackGoal | SortGoal | DrawerGoal | LeverGoal | ToppleGoal
 )
 
 

@@ -59,9 +59,7 @@ def specs(draw: st.DrawFn) -> ActionSpec:
 @every_tokenizer
 @settings(max_examples=60, deadline=None)
 @given(spec=specs(), seed=st.integers(0, 2**32 - 1))
-def test_round_trip_error_is_at_most_half_a_bin(
-    tokenizer: UniformBinTokenizer, spec: ActionSpec, seed: int
-) -> None:
+def test_round_trip_error_is_at_most_half_a_bin(tokenizer: UniformBinTokenizer, spec: ActionSpec, seed: int) -> None:
     action = np.random.default_rng(seed).uniform(spec.lower, spec.upper, (spec.horizon, spec.dims))
     decoded = TokenActionDecoder(tokenizer, spec).decode(tokenizer.encode(action, spec))
     assert (np.abs(decoded - action) <= tokenizer.half_bin(spec) * (1 + 1e-9)).all()
@@ -72,9 +70,7 @@ def test_round_trip_error_is_at_most_half_a_bin(
 @given(spec=specs(), seed=st.integers(0, 2**32 - 1))
 def test_encode_inverts_decode(tokenizer: UniformBinTokenizer, spec: ActionSpec, seed: int) -> None:
     lowest = tokenizer.highest_token - tokenizer.bins + 1  # the alias of OpenVLA's last bin is below
-    tokens = np.random.default_rng(seed).integers(
-        lowest, tokenizer.highest_token + 1, (spec.horizon, spec.dims)
-    )
+    tokens = np.random.default_rng(seed).integers(lowest, tokenizer.highest_token + 1, (spec.horizon, spec.dims))
     decoder = TokenActionDecoder(tokenizer, spec)
     assert np.array_equal(tokenizer.encode(decoder.decode(tokens), spec), tokens)
 
@@ -119,9 +115,7 @@ def test_openvla_extremes(spec: ActionSpec) -> None:
 
 
 @pytest.mark.parametrize("token", [31743, 32000, 2, 29871, -1, 2**62])
-def test_a_text_token_is_refused_where_openvla_would_clip_it_into_motion(
-    token: int, spec: ActionSpec
-) -> None:
+def test_a_text_token_is_refused_where_openvla_would_clip_it_into_motion(token: int, spec: ActionSpec) -> None:
     tokens = np.full((8, 7), 31872, dtype=np.int64)
     tokens[3, 2] = token
     with pytest.raises(ActionDecodeError) as caught:
@@ -140,9 +134,7 @@ def test_encoding_refuses_non_finite_actions(spec: ActionSpec) -> None:
 
 
 def test_non_finite_statistics_are_refused(spec: ActionSpec) -> None:
-    statistics = NormalizationStatistics(
-        q01=frozen_array([np.nan] * 7), q99=spec.statistics.q99, mask=(True,) * 7
-    )
+    statistics = NormalizationStatistics(q01=frozen_array([np.nan] * 7), q99=spec.statistics.q99, mask=(True,) * 7)
     broken = dataclasses.replace(spec, statistics=statistics)
     with pytest.raises(ActionDecodeError) as caught:
         COMPACT_TOKENIZER.decode(np.full((8, 7), 100, dtype=np.int64), broken)

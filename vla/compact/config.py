@@ -67,18 +67,14 @@ class CompactConfig:
         if self.image_size % 32:
             raise ValueError(f"image_size must be a multiple of 32, found {self.image_size}")
         if self.keypoints % self.keypoint_group:
-            raise ValueError(
-                f"keypoint_group must divide keypoints, found {self.keypoint_group} and {self.keypoints}"
-            )
+            raise ValueError(f"keypoint_group must divide keypoints, found {self.keypoint_group} and {self.keypoints}")
         if (self.image_size // 8) % self.patch_grid:
             raise ValueError(f"patch_grid must divide {self.image_size // 8}, found {self.patch_grid}")
         if self.width % self.heads:
             raise ValueError(f"heads must divide width, found {self.heads} and {self.width}")
         for name in ("proprioception_mean", "proprioception_std"):
             if len(getattr(self, name)) != PROPRIOCEPTION_DIMS:
-                raise ValueError(
-                    f"{name} must have {PROPRIOCEPTION_DIMS} values, found {len(getattr(self, name))}"
-                )
+                raise ValueError(f"{name} must have {PROPRIOCEPTION_DIMS} values, found {len(getattr(self, name))}")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready description."""
@@ -99,9 +95,7 @@ class CompactConfig:
         for name in values:
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, n=1)
-                raise ValueError(
-                    f"unknown field {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-                )
+                raise ValueError(f"unknown field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         missing = [name for name in fields if name not in values]
         if missing:
             raise ValueError(f"missing fields: {', '.join(missing)}")

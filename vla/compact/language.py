@@ -46,6 +46,11 @@ class WordVocabulary:
             counts.update(split_words(instruction))
         return WordVocabulary((PAD, UNKNOWN, *sorted(counts)))
 
+    def extended(self, instructions: Iterable[str]) -> WordVocabulary:
+        """This vocabulary with the new words of ``instructions`` at its end, so that old ids stay."""
+        fresh = WordVocabulary.from_instructions(instructions).words
+        return WordVocabulary((*self.words, *(word for word in fresh if word not in self.words)))
+
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {word: index for index, word in enumerate(self.words)}

@@ -19,6 +19,27 @@ from torch.nn import functional as F
 
 from vla.compact.config import CompactConfig
 
+FOURIER_OCTAVES = 3
+FOURIER_FEATURES = 1 + 2 * FOURIER_OCTAVES
+
+
+def fourier_features(x: Tensor) -> Tensor:
+    """(..., n) float32 -> (..., n * FOURIER_FEATURES): the values and sines of them, so that bfloat16 keeps their detail."""
+    angles = [x * (math.pi * 2.0**octave) for octave in range(FOURIER_OCTAVES)]
+    return torch.cat((x, *(y.sin() for y in angles), *(y.cos() for y in angles)), dim=-1)
+
+
+class Float32Constant(nn.Module):
+    """A constant that moves between devices with the model but keeps its 32 bits when the model is cast."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("bits", value.float().contiguous().view(torch.int32), persistent=False)
+
+    def forward(self) -> Tensor:
+        """The float32 constant."""
+        return self.bits.view(torch.float32)  # pyright: ignore[reportCallIssue]
+
 
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of a channels-last feature map, then FiLM."""
@@ -71,7 +92,7 @@ class CameraStem(nn.Module):
         self.keypoints = nn.Linear(config.keypoint_group * (f + 4), config.width)
         axis = torch.linspace(-1.0, 1.0, self.side)
         ys, xs = torch.meshgrid(axis, axis, indexing="ij")
-        self.register_buffer("grid", torch.stack((xs, ys), -1).reshape(-1, 2), persistent=False)
+        self.grid = Float32Constant(torch.stack((xs, ys), -1).reshape(-1, 2))
 
     def forward(self, image: Tensor, condition: Tensor, tint: Tensor | None) -> tuple[Tensor, Tensor]:
         """See.
@@ -103,13 +124,14 @@ class CameraStem(nn.Module):
         patches = x.reshape(b, n, cell, n, cell, f).permute(0, 1, 3, 2, 4, 5).reshape(b, n * n, -1)
         cells = x.reshape(b, -1, f)
         weights = torch.softmax(self.heat(cells).float(), dim=1).transpose(1, 2)  # (B, K, cells)
-        where = weights @ self.grid.float()
-        spread = weights @ self.grid.float().square() - where.square()
+        grid = self.grid()
+        where = weights @ grid
+        spread = weights @ grid.square() - where.square()
         seen = weights.to(x.dtype) @ cells
         points = torch.cat((seen, where.to(x.dtype), spread.to(x.dtype)), dim=-1)
         group = self.config.keypoint_group
         points = points.reshape(b, self.config.keypoints // group, -1)
-        return torch.cat((self.patches(patches), self.keypoints(points)), dim=1), where.flatten(1).to(x.dtype)
+        return torch.cat((self.patches(patches), self.keypoints(points)), dim=1), where.flatten(1)
 
 
 def _colors(pixels: Tensor, tint: Tensor | None) -> Tensor:
@@ -202,7 +224,7 @@ class CompactModel(nn.Module):
         self.word_in = nn.Linear(config.language_width, width)
         coordinates = 2 * config.keypoints * len(config.cameras)
         self.state_in = nn.Sequential(
-            nn.Linear(len(config.proprioception_mean) + coordinates, 2 * width),
+            nn.Linear(FOURIER_FEATURES * (len(config.proprioception_mean) + coordinates), 2 * width),
             nn.SiLU(),
             nn.Linear(2 * width, width),
         )
@@ -210,13 +232,11 @@ class CompactModel(nn.Module):
         self.prefix_length = config.max_words + per_camera * len(config.cameras) + 1
         self.places = nn.Parameter(torch.zeros(self.prefix_length, width))
         self.slots = nn.Parameter(torch.zeros(config.horizon, width))
-        self.layers = nn.ModuleList(
-            Layer(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
-        )
+        self.layers = nn.ModuleList(Layer(width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.dims * config.bins)
-        self.register_buffer("mean", torch.tensor(config.proprioception_mean), persistent=False)
-        self.register_buffer("std", torch.tensor(config.proprioception_std), persistent=False)
+        self.mean = Float32Constant(torch.tensor(config.proprioception_mean))
+        self.std = Float32Constant(torch.tensor(config.proprioception_std))
         self._initialize()
 
     def _initialize(self) -> None:
@@ -252,8 +272,8 @@ class CompactModel(nn.Module):
             seen, where = stem(image, condition, tint)
             tokens.append(seen)
             coordinates.append(where)
-        own = ((state.float() - self.mean.float()) / self.std.float()).clamp(-5.0, 5.0).to(dtype)
-        own = self.state_in(torch.cat((own, *coordinates), dim=-1))[:, None, :]
+        own = ((state - self.mean()) / self.std()).clamp(-5.0, 5.0)
+        own = self.state_in(fourier_features(torch.cat((own, *coordinates), dim=-1)).to(dtype))[:, None, :]
         tokens.append(own)
         prefix = torch.cat(tokens, dim=1) + self.places
         x = torch.cat((prefix, self.slots + own), dim=1)

@@ -83,7 +83,5 @@ def observation_image(observation: Observation, camera: str, size: int) -> Image
         have = ", ".join(sorted(observation.images)) or "none"
         raise ValueError(f"the policy needs camera {camera!r}; the observation has: {have}")
     if image.shape != (size, size, 3) or image.dtype != np.uint8:
-        raise ValueError(
-            f"camera {camera!r} must give ({size}, {size}, 3) uint8, found {image.shape} {image.dtype}"
-        )
+        raise ValueError(f"camera {camera!r} must give ({size}, {size}, 3) uint8, found {image.shape} {image.dtype}")
     return image

@@ -134,9 +134,7 @@ class PackedDataset:
     def _map(self) -> None:
         n = self.count
         if n:
-            self.images = np.memmap(
-                self._folder / "images.u8", np.uint8, "r", shape=(n, *self._image_shape)
-            )
+            self.images = np.memmap(self._folder / "images.u8", np.uint8, "r", shape=(n, *self._image_shape))
             self.frames = np.fromfile(self._folder / "frames.bin", self._frame_type, n)
         else:
             self.images = np.zeros((0, *self._image_shape), np.uint8)
@@ -202,9 +200,7 @@ class PackedDataset:
     def _check_contract(self, path: Path, manifest: dict[str, Any]) -> None:
         tokenizer = manifest.get("tokenizer_id")
         if tokenizer != COMPACT_TOKENIZER.tokenizer_id:
-            raise EpisodeError(
-                f"{path}: expected tokenizer {COMPACT_TOKENIZER.tokenizer_id!r}, found {tokenizer!r}"
-            )
+            raise EpisodeError(f"{path}: expected tokenizer {COMPACT_TOKENIZER.tokenizer_id!r}, found {tokenizer!r}")
         spec = ActionSpec.from_json(manifest["action_spec"])
         if self.spec is None:
             self.spec = spec
@@ -234,10 +230,7 @@ class PackedDataset:
         frames = np.zeros(len(rows), self._frame_type)
         frames["tokens"] = tokens[labels]
         frames["state"] = proprioception(
-            *(
-                read(f"observations/{name}")[rows]
-                for name in ("commanded_pose", "ee_pose", "gripper_opening", "wrench")
-            )
+            *(read(f"observations/{name}")[rows] for name in ("commanded_pose", "ee_pose", "gripper_opening", "wrench"))
         )
         if not np.isfinite(frames["state"]).all():
             raise EpisodeError(f"{path}: non-finite proprioception")

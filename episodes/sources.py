@@ -1,0 +1,130 @@
+"""Where an episode's arrays come from: the finished zarr store, or a journal held in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from episodes.compression import decompress
+from episodes.errors import EpisodeError
+from episodes.tables import EpisodeTables
+
+Array = npt.NDArray[Any]
+
+
+class ArraySource(Protocol):
+    """Arrays and attributes by path in the store."""
+
+    def array(self, name: str) -> Array:
+        """The whole array.
+
+        Raises:
+            EpisodeError: It is missing or cannot be decoded.
+        """
+        ...
+
+    def frame(self, camera: str, index: int) -> Array:
+        """One picture (H, W, 3) uint8."""
+        ...
+
+    def attributes(self, group: str) -> Mapping[str, object]:
+        """Attributes of a group."""
+        ...
+
+
+class JournalSource:
+    """An episode that is being recorded or was left behind by a crash."""
+
+    def __init__(self, tables: EpisodeTables) -> None:
+        """Serve ``tables``."""
+        self._tables = tables
+
+    def array(self, name: str) -> Array:
+        """The whole array."""
+        prefix, _, camera = name.rpartition("/")
+        if prefix == "observations/images":
+            stack = self._tables.images[camera]
+            count = len(self._tables.arrays["observations/stamp_ns"])
+            frames = np.zeros((count, stack.height, stack.width, 3), np.uint8)
+            for index in stack.frames:
+                frames[index] = self.frame(camera, index)
+            return frames
+        return self._tables.arrays[name]
+
+    def frame(self, camera: str, index: int) -> Array:
+        """One picture."""
+        frame = self._tables.images[camera].frames[index]
+        return np.frombuffer(decompress(frame.data), np.uint8).reshape(frame.height, frame.width, 3)
+
+    def attributes(self, group: str) -> Mapping[str, object]:
+        """Attributes of a group."""
+        return self._tables.attributes.get(group, {})
+
+
+class ZarrSource:
+    """A finished episode."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the store for reading."""
+        self._path = path
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # stray files beside ours are not our reader's business
+            self._root = cast(Any, zarr).open_group(str(path), mode="r", zarr_format=3)
+
+    def array(self, name: str) -> Array:
+        """The whole array."""
+        array = self._open(name)
+        return self._read(name, lambda: array[...])
+
+    def frame(self, camera: str, index: int) -> Array:
+        """One picture."""
+        name = f"observations/images/{camera}"
+        array = self._open(name)
+        return self._read(f"{name}, frame {index}", lambda: array[index])
+
+    def attributes(self, group: str) -> Mapping[str, object]:
+        """Attributes of a group."""
+        try:
+            node = self._root[group] if group else self._root
+        except (KeyError, ValueError) as error:
+            raise self._missing(group, "a group") from error
+        return cast(Mapping[str, object], node.attrs.asdict())
+
+    def _open(self, name: str) -> zarr.Array[Any]:
+        try:
+            node = self._root[name]
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise self._missing(name, "an array") from error
+        if not isinstance(node, zarr.Array):
+            raise self._missing(name, "an array")
+        return node
+
+    def _read(self, name: str, read: Any) -> Array:
+        try:
+            return np.asarray(read())
+        except (RuntimeError, ValueError, OSError, TypeError) as error:
+            raise EpisodeError(
+                f"{self._path}: {name}",
+                "chunks that decode",
+                str(error).strip() or type(error).__name__,
+                "the file is damaged or cut; restore it from a copy",
+            ) from error
+
+    def _missing(self, name: str, expected: str) -> EpisodeError:
+        try:
+            parent = self._root[name.rpartition("/")[0]] if "/" in name else self._root
+            there = ", ".join(sorted(cast(zarr.Group, parent).keys())) or "nothing"
+        except (KeyError, ValueError, OSError, AttributeError):
+            there = "nothing"
+        return EpisodeError(
+            f"{self._path}: {name}",
+            expected,
+            f"only {there}" if there != "nothing" else there,
+            "the store is incomplete; restore it from a copy",
+        )

@@ -1,0 +1,117 @@
+"""Finds damage in an episode and names it: which tick, which field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from episodes.errors import EpisodeError
+from episodes.integrity import array_checksum, broken_ticks, genesis, json_checksum, json_differences
+from episodes.episode import Episode
+from episodes.store import SEALED_MANIFEST
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing that is not as it was recorded.
+
+    Attributes:
+        tick: Tick that it belongs to, -1 for what holds for the whole episode.
+        field: Path of the array, or of the manifest entry.
+        recorded: What was recorded (a checksum where the value itself is lost).
+        found: What is there now.
+    """
+
+    tick: int
+    field: str
+    recorded: str
+    found: str
+
+
+def verify(episode: Episode) -> tuple[Damage, ...]:
+    """Check the whole episode against its seals; empty when it is intact.
+
+    A recording that was never closed has no seals besides the journal's own, which opening it has checked already.
+    """
+    if episode.integrity is None:
+        return ()
+    raw = episode.unchecked()
+    return (*_manifest_damage(raw), *_array_damage(raw), *_frame_damage(raw))
+
+
+def _seals(episode: Episode, key: str) -> Mapping[str, str]:
+    seals = episode.integrity
+    return cast(Mapping[str, str], seals.get(key, {})) if seals is not None else {}
+
+
+def _manifest_damage(episode: Episode) -> Iterator[Damage]:
+    expected = _seals(episode, "arrays").get(SEALED_MANIFEST, "")
+    try:
+        sealed = episode.array(SEALED_MANIFEST)
+    except EpisodeError as error:
+        yield Damage(-1, SEALED_MANIFEST, expected, error.found)
+        return
+    if array_checksum(sealed) != expected:
+        yield Damage(-1, SEALED_MANIFEST, expected, array_checksum(sealed))
+        return
+    recorded = json.loads(sealed.tobytes())
+    for path, before, now in json_differences(recorded, episode.manifest.to_json(), "manifest"):
+        yield Damage(-1, path, json.dumps(before), json.dumps(now))
+
+
+def _array_damage(episode: Episode) -> Iterator[Damage]:
+    wrong: list[Damage] = []
+    unreadable = False
+    for name, expected in _seals(episode, "arrays").items():
+        if name == SEALED_MANIFEST:
+            continue
+        try:
+            found = array_checksum(episode.array(name))
+        except EpisodeError as error:
+            found, unreadable = error.found, True
+        if found != expected:
+            wrong.append(Damage(-1, name, expected, found))
+    for group, expected in _seals(episode, "attributes").items():
+        found = json_checksum(episode.attributes(group))
+        if found != expected:
+            wrong.append(Damage(-1, f"{group} attributes", expected, found))
+    if unreadable:
+        yield from wrong
+        return
+    tick = _first_broken_tick(episode)
+    for damage in wrong:
+        chained = damage.field.startswith(("ticks", "events", "chunks"))
+        yield Damage(tick if chained else -1, damage.field, damage.recorded, damage.found)
+    if not wrong and tick >= 0:
+        # The checksums were renewed along with the array: only the chain remembers.
+        yield Damage(tick, "ticks/chain", "a link over all that the tick logged", "another digest")
+
+
+def _first_broken_tick(episode: Episode) -> int:
+    """Number of the first tick whose link is broken, -1 for none."""
+    try:
+        root = genesis(episode.manifest, episode.model_xml, episode.physics.initial_state)
+        chain = episode.array("ticks/chain")
+        broken = broken_ticks(root, chain, episode.rows, episode.events, episode.chunk_records)
+    except (EpisodeError, ValueError, IndexError, UnicodeDecodeError):
+        return -1
+    # A changed manifest, model or initial state breaks the root and thereby the first link only.
+    return int(episode.ticks.tick[broken[0]]) if broken else -1
+
+
+def _frame_damage(episode: Episode) -> Iterator[Damage]:
+    for camera in episode.cameras:
+        try:
+            present = episode.array(f"observations/present/{camera}")
+        except EpisodeError:
+            continue  # reported with the arrays
+        for index in np.flatnonzero(present).tolist():
+            try:
+                episode.checked_frame(camera, index)
+            except EpisodeError as error:
+                tick = int(episode.observations.tick[index])
+                yield Damage(tick, f"observations/images/{camera}[{index}]", error.expected, error.found)

@@ -1,0 +1,177 @@
+"""Intake: which commands and sensed states are fit to be looked at. Everything else is a typed fault and a HOLD."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import cast
+
+import numpy as np
+
+from controllers.robot import RobotDescription
+from controllers.types import CommandMode, FloatArray, JointCommand, RobotState, SafetyReason
+from safety.profile import TimingSettings
+
+_MILLISECOND_NS = 1_000_000
+
+# Beyond these, a command is not a motion too fast but a number gone wrong: rad, rad/s, N m.
+_LARGEST_COMMAND = {CommandMode.POSITION: 100.0, CommandMode.VELOCITY: 100.0, CommandMode.TORQUE: 10_000.0}
+# Control periods outside are a fault of the loop, s.
+SHORTEST_PERIOD = 1e-4
+LONGEST_PERIOD = 0.1
+
+
+class Fault(Enum):
+    """Why the filter holds or has stopped; the ``limit`` of the reasons it gives."""
+
+    CONTROL_PERIOD = "control_period"
+    CLOCK_BACKWARDS = "clock_backwards"
+    STATE_SHAPE = "state_shape"
+    STATE_NON_FINITE = "state_non_finite"
+    STATE_STALE = "state_stale"
+    STATE_FUTURE = "state_future"
+    STATE_BACKWARDS = "state_backwards"
+    COMMAND_TYPE = "command_type"
+    COMMAND_MODE = "command_mode"
+    COMMAND_SHAPE = "command_shape"
+    COMMAND_NON_FINITE = "command_non_finite"
+    COMMAND_MAGNITUDE = "command_magnitude"
+    COMMAND_STALE = "command_stale"
+    COMMAND_FUTURE = "command_future"
+    COMMAND_WATCHDOG = "command_watchdog"
+    OPERATOR_HOLD = "operator_hold"
+    TRACKING = "tracking"
+    OVERSPEED = "overspeed"
+    EMERGENCY_STOP = "emergency_stop"
+    REFUSED = "refused"
+
+
+def reason(fault: Fault, message: str, margin: float = -1.0) -> SafetyReason:
+    """The reason that reports a fault; ``margin`` -1 where the fault has no measure."""
+    return SafetyReason(fault.value, margin, message)
+
+
+class Intake:
+    """Checks one robot's commands and states. Holds no memory."""
+
+    def __init__(self, description: RobotDescription, timing: TimingSettings) -> None:
+        """Set what is expected."""
+        self._shape = (description.n,)
+        self._joint_names = description.joint_names
+        self._timing = timing
+        self._state_timeout_ns = round(timing.state_timeout_ms * _MILLISECOND_NS)
+        self._command_timeout_ns = round(timing.command_timeout_ms * _MILLISECOND_NS)
+        self._watchdog_ns = round(timing.watchdog_ms * _MILLISECOND_NS)
+        self._future_ns = round(timing.future_tolerance_ms * _MILLISECOND_NS)
+
+    def clock_fault(self, now_ns: int, last_ns: int, dt: float) -> SafetyReason | None:
+        """Check the tick's clock and period.
+
+        Args:
+            now_ns: The tick's clock.
+            last_ns: The last tick's clock.
+            dt: Control period, s.
+        """
+        if now_ns < last_ns:
+            ahead = (last_ns - now_ns) / _MILLISECOND_NS
+            return reason(Fault.CLOCK_BACKWARDS, f"the clock went back by {ahead:g} ms", -ahead)
+        if not SHORTEST_PERIOD <= dt <= LONGEST_PERIOD:
+            expected = f"{SHORTEST_PERIOD:g} to {LONGEST_PERIOD:g} s"
+            return reason(Fault.CONTROL_PERIOD, f"expected a control period of {expected}, found {dt!r}")
+        return None
+
+    def state_fault(self, state: RobotState, now_ns: int, last_stamp_ns: int) -> SafetyReason | None:
+        """Check a sensed state.
+
+        Args:
+            state: The state.
+            now_ns: The tick's clock.
+            last_stamp_ns: Stamp of the newest state seen so far.
+        """
+        for name, values in (
+            ("joint_position", state.joint_position),
+            ("joint_velocity", state.joint_velocity),
+            ("joint_effort", state.joint_effort),
+        ):
+            if values.shape != self._shape:
+                expected = f"{self._shape[0]} values, one for each joint"
+                return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found shape {values.shape}")
+        total = (
+            sum(state.joint_position.tolist())
+            + sum(state.joint_velocity.tolist())
+            + sum(state.joint_effort.tolist())
+            + sum(state.wrench.tolist())
+            + sum(state.ee_pose.position.tolist())
+            + sum(state.ee_pose.quaternion.tolist())
+            + state.gripper_opening
+        )
+        if not math.isfinite(total):
+            return reason(Fault.STATE_NON_FINITE, "the sensed state holds NaN or infinity")
+        age = now_ns - state.stamp_ns
+        if age > self._state_timeout_ns:
+            return self._late(Fault.STATE_STALE, "sensed state", age, self._timing.state_timeout_ms)
+        if age < -self._future_ns:
+            return self._early(Fault.STATE_FUTURE, "sensed state", age)
+        if state.stamp_ns < last_stamp_ns:
+            back = (last_stamp_ns - state.stamp_ns) / _MILLISECOND_NS
+            return reason(Fault.STATE_BACKWARDS, f"the sensed state is {back:g} ms older than the last", -back)
+        return None
+
+    def command_fault(
+        self, command: JointCommand, mode: CommandMode | None, now_ns: int, fresh_ns: int
+    ) -> SafetyReason | None:
+        """Check a command.
+
+        Args:
+            command: The command.
+            mode: The mode of the commands so far, None before the first.
+            now_ns: The tick's clock.
+            fresh_ns: When a command newer than the one before it last came.
+        """
+        if cast(object, command.mode) not in _LARGEST_COMMAND or (mode is not None and command.mode is not mode):
+            expected = mode.value if mode is not None else "position, velocity or torque"
+            return reason(Fault.COMMAND_MODE, f"expected mode {expected}, found {command.mode}")
+        values, opening = cast(object, command.values), cast(object, command.gripper_opening)
+        if not isinstance(values, np.ndarray) or cast(FloatArray, values).dtype != np.float64:
+            return reason(Fault.COMMAND_TYPE, f"expected a float64 array of values, found {type(values).__name__}")
+        if command.values.shape != self._shape:
+            expected = f"{self._shape[0]} values, one for each joint"
+            return reason(Fault.COMMAND_SHAPE, f"expected {expected}, found shape {command.values.shape}")
+        if not isinstance(opening, (int, float)) or not isinstance(cast(object, command.stamp_ns), int):
+            return reason(Fault.COMMAND_TYPE, "expected a number as gripper opening and an integer as stamp")
+        numbers = command.values.tolist()
+        if not math.isfinite(sum(numbers) + command.gripper_opening):
+            return reason(Fault.COMMAND_NON_FINITE, self._name_non_finite(numbers))
+        largest = _LARGEST_COMMAND[command.mode]
+        if max(numbers) > largest or min(numbers) < -largest:
+            found = max(numbers, key=abs)
+            return reason(
+                Fault.COMMAND_MAGNITUDE,
+                f"{self._joint_names[numbers.index(found)]}: expected a {command.mode.value} within {largest:g}, "
+                f"found {found:g}",
+                largest - abs(found),
+            )
+        age = now_ns - command.stamp_ns
+        if age > self._command_timeout_ns:
+            return self._late(Fault.COMMAND_STALE, "command", age, self._timing.command_timeout_ms)
+        if age < -self._future_ns:
+            return self._early(Fault.COMMAND_FUTURE, "command", age)
+        if now_ns - fresh_ns > self._watchdog_ns:
+            return self._late(Fault.COMMAND_WATCHDOG, "newest command", now_ns - fresh_ns, self._timing.watchdog_ms)
+        return None
+
+    def _name_non_finite(self, numbers: list[float]) -> str:
+        for joint, number in zip(self._joint_names, numbers, strict=True):
+            if not math.isfinite(number):
+                return f"{joint}: expected a finite value, found {number}"
+        return "expected finite values and a finite gripper opening"
+
+    @staticmethod
+    def _late(fault: Fault, what: str, age_ns: int, allowed_ms: float) -> SafetyReason:
+        age_ms = age_ns / _MILLISECOND_NS
+        return reason(fault, f"the {what} is {age_ms:g} ms old, allowed {allowed_ms:g} ms", allowed_ms - age_ms)
+
+    @staticmethod
+    def _early(fault: Fault, what: str, age_ns: int) -> SafetyReason:
+        ahead = -age_ns / _MILLISECOND_NS
+        return reason(fault, f"the {what} is stamped {ahead:g} ms in the future", -ahead)

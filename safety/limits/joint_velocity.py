@@ -1,0 +1,29 @@
+"""Joint speeds stay below their limits."""
+
+from __future__ import annotations
+
+from controllers.types import FloatArray
+from safety.limits.base import Judgement, VelocityBox
+from safety.motion import Motion
+
+
+class JointVelocityLimit:
+    """Each joint's speed is at most ``maximum`` (n,) rad/s."""
+
+    name = "joint_velocity"
+    unit = "rad/s"
+
+    def __init__(self, maximum: FloatArray) -> None:
+        """Set the limits: (n,) rad/s, positive."""
+        self.maximum = maximum
+        self.margin_scale = min(maximum.tolist())
+        self._box = VelocityBox(-maximum, maximum)
+
+    def judge(self, motion: Motion) -> Judgement:
+        """The stop only slows down, so the tick decides."""
+        margin = min((self.maximum - motion.speeds).tolist())
+        return Judgement(margin, margin)
+
+    def inequalities(self, motion: Motion) -> VelocityBox:
+        """The limits themselves, whatever the motion."""
+        return self._box

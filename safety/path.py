@@ -1,0 +1,145 @@
+"""The path-consistent choice: how fast to follow the commanded path, and when to stop instead."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from controllers.types import FloatArray, SafetyReason
+from safety.limits import JointAccelerationLimit, JointVelocityLimit, Limit, scale_interval
+from safety.motion import Motion, MotionFactory, braked
+
+# A share computed to lie on a limit may round to either side of it.
+_ROUNDING = 1.0 - 1e-9
+# The executor's clock never quite stops while the arm may move: a path that runs into a wall and out again is played
+# on, so that it cannot hold the arm there for ever.
+_SLOWEST_CLOCK = 0.1
+
+
+class Choice(NamedTuple):
+    """The velocity to apply.
+
+    Attributes:
+        velocity: (n,) rad/s.
+        reasons: The limits that bite; empty if the demand may pass unchanged.
+        speed_scale: Share of the demand that is followed, in [0, 1].
+        min_margin: Smallest scaled margin over all limits.
+    """
+
+    velocity: FloatArray
+    reasons: tuple[SafetyReason, ...]
+    speed_scale: float
+    min_margin: float
+
+
+class PathChooser:
+    """Slows down along the commanded path so that a verified stop always exists. Holds no memory."""
+
+    def __init__(
+        self,
+        velocity: JointVelocityLimit,
+        acceleration: JointAccelerationLimit,
+        others: tuple[Limit, ...],
+        approach_deceleration_fraction: float,
+    ) -> None:
+        """Join the limits.
+
+        Args:
+            velocity: Joint velocity limit.
+            acceleration: Joint acceleration limit; the stop uses it in full.
+            others: All other limits.
+            approach_deceleration_fraction: Of the acceleration limit, used to slow down ahead of a limit.
+        """
+        self._velocity = velocity
+        self._acceleration = acceleration
+        self._others = others
+        self._approach = approach_deceleration_fraction
+        limits: tuple[Limit, ...] = (velocity, acceleration, *others)  # velocity first: it bounds what others see
+        self._judges = tuple((limit, limit.judge, 1.0 / limit.margin_scale) for limit in limits)
+
+    def admissible(self, motion: Motion) -> float:
+        """Smallest scaled margin of a motion that every limit admits; NaN if one does not."""
+        smallest = math.inf
+        for _, judge, per_scale in self._judges:
+            slack, margin = judge(motion)
+            if not slack >= 0.0:
+                return math.nan
+            margin *= per_scale
+            if margin < smallest:
+                smallest = margin
+        return smallest
+
+    def unchanged(self, factory: MotionFactory, demand: FloatArray) -> float:
+        """Smallest scaled margin if ``demand`` (n,) rad/s may pass unchanged, else NaN.
+
+        It may if it, and a stop at the gentle approach deceleration, stay inside every limit.
+        """
+        return self.admissible(factory.motion(demand, self._approach))
+
+    def slowed(self, factory: MotionFactory, demand: FloatArray, asked: FloatArray) -> Choice:
+        """Follow a demand as fast as the limits allow.
+
+        Args:
+            factory: The tick's start.
+            demand: (n,) rad/s, the velocity along the commanded path.
+            asked: (n,) rad/s, the velocity that the command would have needed; the speed scale refers to it.
+        """
+        target, reasons = self._target(factory, demand)
+        previous = factory.previous_velocity
+        change = target - previous
+        steepness = max((np.abs(change) / (self._acceleration.maximum * factory.dt)).tolist())
+        # Within reach, this is the target. Else the corner is too sharp for this speed, and is taken gradually.
+        velocity = target if steepness <= 1.0 else previous + change * (_ROUNDING / steepness)
+        if steepness > 1.0:
+            reasons = _with(reasons, self._acceleration, factory.motion(target))
+        margin = self.admissible(factory.motion(velocity))
+        if margin != margin:
+            return self.stopping(factory, reasons, _progress(braked(previous, factory.acceleration, factory.dt), asked))
+        return Choice(velocity, reasons, _progress(velocity, asked), margin)
+
+    def stopping(self, factory: MotionFactory, reasons: tuple[SafetyReason, ...], speed_scale: float = 0.0) -> Choice:
+        """Execute the stored stop: one more step of braking along the last velocity. Needs no judgement to be safe."""
+        velocity = braked(factory.previous_velocity, factory.acceleration, factory.dt)
+        motion = factory.motion(velocity)
+        margin = min(judge(motion).margin * per_scale for _, judge, per_scale in self._judges)
+        return Choice(velocity, reasons, speed_scale, margin)
+
+    def _target(self, factory: MotionFactory, demand: FloatArray) -> tuple[FloatArray, tuple[SafetyReason, ...]]:
+        """The largest share of the demand that leaves room for a gentle stop, and the limits that bound it."""
+        reasons: tuple[SafetyReason, ...] = ()
+        motion = factory.motion(demand, self._approach)
+        _, highest = scale_interval(self._velocity.inequalities(motion), demand)
+        if highest < 1.0:
+            demand = demand * (highest * _ROUNDING)
+            reasons = _with(reasons, self._velocity, motion)
+            motion = factory.motion(demand, self._approach)
+        lowest, highest = scale_interval(self._acceleration.inequalities(motion), demand)
+        if lowest <= highest and 0.0 <= highest < 1.0:
+            demand = demand * (highest * _ROUNDING)
+            reasons = _with(reasons, self._acceleration, motion)
+            motion = factory.motion(demand, self._approach)
+        share = 1.0
+        for limit in self._others:
+            if limit.judge(motion).slack >= 0.0:
+                continue
+            _, highest = scale_interval(limit.inequalities(motion), demand)
+            share = min(share, highest)
+            reasons = _with(reasons, limit, motion)
+        return (demand if share >= 1.0 else demand * (share * _ROUNDING)), reasons
+
+
+def _with(reasons: tuple[SafetyReason, ...], limit: Limit, motion: Motion) -> tuple[SafetyReason, ...]:
+    """Add a limit, with the margin that the motion would have had; each limit once."""
+    if any(reason.limit == limit.name for reason in reasons):
+        return reasons
+    return (*reasons, SafetyReason(limit.name, limit.judge(motion).margin, f"slowed down; margin in {limit.unit}"))
+
+
+def _progress(velocity: FloatArray, asked: FloatArray) -> float:
+    """Share of the asked way that is made, as the executor's clock should run."""
+    square = float(asked.dot(asked))
+    if square == 0.0:
+        return 1.0
+    return min(max(float(velocity.dot(asked)) / square, _SLOWEST_CLOCK), 1.0)

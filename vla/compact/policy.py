@@ -1,0 +1,197 @@
+"""The compact model as a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controllers.types import ActionChunk, ActionSpec, IntArray, Observation
+from vla.compact.config import CompactConfig
+from vla.compact.decoding import mean_around_mode, mode
+from vla.compact.files import PolicyFileError, PolicyFiles, load_policy
+from vla.compact.language import WordVocabulary
+from vla.compact.model import CompactModel
+from vla.compact.preprocess import observation_image, observation_proprioception
+
+
+class Decoding(Enum):
+    """How a token is chosen from the distribution over bins. Both are deterministic."""
+
+    MODE = "mode"  # the most likely bin
+    MEAN_AROUND_MODE = "mean_around_mode"  # the bin nearest to the mean within four bins of the mode
+
+
+class CompactPolicy:
+    """The compact model behind the ``Policy`` protocol."""
+
+    def __init__(
+        self,
+        files: PolicyFiles,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+        decoding: Decoding = Decoding.MEAN_AROUND_MODE,
+    ) -> None:
+        """Build the model from verified files; :meth:`load` reads them from a folder."""
+        self._files = files
+        self._decoding = decoding
+        self._device = torch.device(device)
+        model = CompactModel(files.config)
+        try:
+            model.load_state_dict({name: tensor.float() for name, tensor in files.weights.items()})
+        except RuntimeError as error:
+            raise PolicyFileError(f"the weights do not fit config.json: {error}") from error
+        self._model = model.to(device=self._device, dtype=dtype, memory_format=torch.channels_last).eval()
+        self._model.requires_grad_(False)
+        self._words: dict[str, Tensor] = {}
+        self._graph: _CudaGraph | None = None
+
+    @staticmethod
+    def load(
+        folder: Path | str,
+        device: str = "cpu",
+        dtype: str = "bf16",
+        decoding: Decoding = Decoding.MEAN_AROUND_MODE,
+        threads: int | None = None,
+    ) -> CompactPolicy:
+        """Load a policy folder.
+
+        Args:
+            folder: Written by training; see ``vla.compact.files``.
+            device: ``cpu`` or ``cuda``.
+            dtype: ``bf16`` or ``fp32``.
+            decoding: How tokens are chosen.
+            threads: Torch threads of this whole process; None leaves them as they are.
+
+        Raises:
+            PolicyFileError: The folder is damaged or inconsistent.
+            ValueError: Unknown dtype.
+        """
+        dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+        if dtype not in dtypes:
+            raise ValueError(f"dtype must be one of {', '.join(dtypes)}; found {dtype!r}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return CompactPolicy(load_policy(Path(folder)), device, dtypes[dtype], decoding)
+
+    @property
+    def spec(self) -> ActionSpec:
+        """Contract of the actions it emits."""
+        return self._files.spec
+
+    @property
+    def tokenizer_id(self) -> str:
+        """Identity of the tokenizer of its chunks."""
+        return self._files.tokenizer_id
+
+    @property
+    def config(self) -> CompactConfig:
+        """Architecture of the model."""
+        return self._files.config
+
+    @property
+    def vocabulary(self) -> WordVocabulary:
+        """Words that it knows."""
+        return self._files.vocabulary
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights file."""
+        return self._files.weights_hash
+
+    def reset(self) -> None:
+        """Forget the past episode: there is nothing to forget, every chunk follows from one observation."""
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Emit a chunk for one observation.
+
+        Raises:
+            ValueError: A camera is missing or of another size, or the instruction does not fit.
+        """
+        return self.infer_batch([observation])[0]
+
+    def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """Emit a chunk for each observation, in one pass of the model."""
+        if not observations:
+            return []
+        tokens = self.tokens(observations)
+        return [
+            ActionChunk(
+                tokens=row,
+                tokenizer_id=self.tokenizer_id,
+                spec_hash=self.spec.hash,
+                observation_stamp_ns=observation.stamp_ns,
+                chunk_id=0,
+            )
+            for row, observation in zip(tokens, observations, strict=True)
+        ]
+
+    def tokens(self, observations: Sequence[Observation]) -> list[IntArray]:
+        """Read-only (horizon, dims) int64 tokens for each observation."""
+        config = self.config
+        images = tuple(
+            torch.from_numpy(np.stack([observation_image(o, camera, config.image_size) for o in observations]))
+            for camera in config.cameras
+        )
+        words = torch.cat([self._instruction(o.instruction) for o in observations])
+        state = torch.from_numpy(np.stack([observation_proprioception(o) for o in observations]))
+        if not torch.isfinite(state).all():
+            raise ValueError("the observation's robot state is not finite")
+        with torch.inference_mode():
+            chosen = self._choose(self._logits(images, words, state)).cpu().numpy()
+        rows = []
+        for row in chosen:
+            row.flags.writeable = False
+            rows.append(row)
+        return rows
+
+    def _logits(self, images: tuple[Tensor, ...], words: Tensor, state: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return self._model(images, words, state)
+        if len(words) == 1:
+            self._graph = self._graph or _CudaGraph(self._model, images, words, state)
+            return self._graph(images, words, state)
+        moved = tuple(image.to(self._device) for image in images)
+        return self._model(moved, words.to(self._device), state.to(self._device))
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        return mode(logits) if self._decoding is Decoding.MODE else mean_around_mode(logits)
+
+    def _instruction(self, instruction: str) -> Tensor:
+        known = self._words.get(instruction)
+        if known is None:
+            known = torch.from_numpy(self.vocabulary.encode(instruction, self.config.max_words))[None]
+            if len(self._words) > 1000:
+                self._words.clear()
+            self._words[instruction] = known
+        return known
+
+
+class _CudaGraph:
+    """One captured forward pass for a batch of one: replaying it launches all kernels at once."""
+
+    def __init__(self, model: CompactModel, images: tuple[Tensor, ...], words: Tensor, state: Tensor) -> None:
+        device = next(model.parameters()).device
+        self._images = tuple(image.to(device) for image in images)
+        self._words, self._state = words.to(device), state.to(device)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                model(self._images, self._words, self._state)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._logits = model(self._images, self._words, self._state)
+
+    def __call__(self, images: tuple[Tensor, ...], words: Tensor, state: Tensor) -> Tensor:
+        for target, image in zip(self._images, images, strict=True):
+            target.copy_(image)
+        self._words.copy_(words)
+        self._state.copy_(state)
+        self._graph.replay()
+        return self._logits

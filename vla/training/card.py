@@ -1,0 +1,72 @@
+"""The model card that travels with an exported policy."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from vla.compact.config import CompactConfig
+from vla.training.dataset import PackedDataset
+from vla.training.options import TrainOptions, TrainSummary
+
+
+def write_card(summary: TrainSummary, options: TrainOptions, config: CompactConfig, data: PackedDataset) -> None:
+    """Write ``README.md`` into the policy folder."""
+    spec = data.spec
+    assert spec is not None
+    episodes = Counter(entry.task for entry in data.episodes)
+    tasks = "\n".join(f"| {task} | {episodes[task]} | {frames} |" for task, frames in sorted(data.tasks().items()))
+    sources = "\n".join(
+        f"- `{source.path}`, weight {source.weight:g}, "
+        f"{'successful episodes only' if source.successes_only else 'all episodes'}"
+        for source in options.sources
+    )
+    measures = "No scenes were held out."
+    if summary.measures is not None:
+        m = summary.measures
+        measures = f"""| measure on held-out scenes | value |
+|---|---|
+| token accuracy | {m.accuracy:.3f} |
+| error of the first two rows, translation | {m.translation_mm:.2f} mm per row and axis |
+| rotation | {m.rotation_mrad:.1f} mrad per row and axis |
+| gripper | {m.gripper:.3f} of its stroke |
+| end of the chunk | {m.chunk_mm:.1f} mm |"""
+    settings = {
+        "seed": options.seed,
+        "minutes": round(summary.minutes, 1),
+        "steps": summary.steps,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "init_from": str(options.init_from) if options.init_from else None,
+        "model": dict(options.model),
+    }
+    text = f"""# Compact vision-language-action policy
+
+Two {config.image_size}x{config.image_size} cameras ({", ".join(config.cameras)}), an instruction and
+proprioception to chunks of {config.horizon} actions at {spec.rate_hz} Hz. Action spec `{spec.hash}`.
+
+It knows only the scenes, words and robot of its training data; it is no judge of safety.
+
+## Data
+
+{sources}
+
+| task | episodes | frames |
+|---|---|---|
+{tasks}
+
+## Training
+
+`vla.training.train.train`, one CPU thread, {summary.samples_per_second:.0f} samples/s, with
+
+```json
+{json.dumps(settings, indent=2)}
+```
+
+## Measures
+
+{measures}
+
+Success rates are measured by rollouts, not here.
+"""
+    (summary.policy / "README.md").write_text(text)
