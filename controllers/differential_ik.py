@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controllers.damped_inverse import largest, spectrum
 from controllers.kinematics import ArmModel
+from controllers.redundancy import largest, saturate, spectrum
 from controllers.targets import desired_twist, discrete_gain, joint_target_position
 from controllers.types import (
     CommandMode,
@@ -72,9 +72,8 @@ class DifferentialIK:
     starts from the measured joints.
 
     A secondary motion towards the home posture and away from joint limits runs in the null space of the Jacobian.
-    A joint that would pass a joint limit is fixed at its bound and the others take over its share (F. Flacco,
-    A. De Luca, O. Khatib, "Motion control of redundant robots under joint constraints: saturation in the null
-    space", ICRA 2012). Last, all joints are slowed together to the velocity limits, which keeps the direction.
+    A joint that would pass a joint limit is fixed at its bound and the others take over its share (see
+    :func:`saturate`). Last, all joints are slowed together to the velocity limits, which keeps the direction.
     """
 
     command_mode = CommandMode.POSITION
@@ -131,6 +130,7 @@ class DifferentialIK:
             target,
             pose,
             discrete_gain(options.gain, dt),
+            dt,
             options.max_linear_speed,
             options.max_angular_speed,
         )
@@ -138,45 +138,15 @@ class DifferentialIK:
         jacobian *= self._row_scale_column
         damping = options.damping**2 + options.step_damping * dt * math.sqrt(float(twist @ twist))
         posture = self._posture_velocity(q)
-        qd = self._solve(jacobian, twist, posture, damping)
+
+        def resolve(free: FloatArray, fixed: FloatArray) -> FloatArray:
+            rest = twist - jacobian @ fixed
+            return fixed + self._solve(jacobian * free, rest, posture * free, damping)
 
         limit_gain = discrete_gain(options.limit_gain, dt)
-        upper = (self._upper - q) * limit_gain
         lower = (self._lower - q) * limit_gain
-        excess = np.maximum(qd - upper, lower - qd)
-        if max(excess.tolist()) <= 0.0:
-            return qd
-        return self._saturate(jacobian, twist, posture, damping, qd, lower, upper)
-
-    def _saturate(
-        self,
-        jacobian: FloatArray,
-        twist: FloatArray,
-        posture: FloatArray,
-        damping: float,
-        qd: FloatArray,
-        lower: FloatArray,
-        upper: FloatArray,
-    ) -> FloatArray:
-        """Fix the worst joint at its bound and solve again for the others, until none is out of bounds.
-
-        Writes into ``jacobian``, ``twist`` and ``posture``.
-        """
-        fixed = np.zeros(self.arm.n)
-        free = np.ones(self.arm.n, dtype=np.bool_)
-        for _ in range(self.arm.n):
-            excess = np.where(free, np.maximum(qd - upper, lower - qd), 0.0)
-            worst = int(excess.argmax())
-            if excess[worst] <= 0.0:
-                break
-            bound = upper[worst] if qd[worst] > upper[worst] else lower[worst]
-            twist -= jacobian[:, worst] * bound
-            jacobian[:, worst] = 0.0
-            posture[worst] = 0.0
-            fixed[worst] = bound
-            free[worst] = False
-            qd = self._solve(jacobian, twist, posture, damping) + fixed
-        return qd
+        upper = (self._upper - q) * limit_gain
+        return saturate(resolve, self._solve(jacobian, twist, posture, damping), lower, upper)
 
     def _solve(self, jacobian: FloatArray, twist: FloatArray, posture: FloatArray, damping: float) -> FloatArray:
         """Damped least-squares joint velocity (n,) for a twist, plus the null-space part of ``posture``."""

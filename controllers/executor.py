@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from controllers.protocols import ActionDecodeError, ActionDecoder
-from controllers.reference import Reference, at_rest, limit_lead, resting_point, track
+from controllers.reference import Reference, TrackerOptions, at_rest, limit_lead, resting_point, track
 from controllers.types import (
     NANOSECONDS,
     ActionChunk,
@@ -48,7 +48,7 @@ class ExecutorOptions:
         execution_horizon: Rows to execute before asking for the next chunk.
         max_chunk_age_s: A chunk whose observation is older than this on arrival is stale.
         request_timeout_s: Ask again when a request has brought nothing for this long.
-        bandwidth_rad_s: Natural frequency of the reference tracker.
+        tracker: Dynamics of the reference.
         max_lead_m: Largest distance of the reference ahead of the sensed pose.
         max_lead_rad: Largest angle of the reference ahead of the sensed pose.
     """
@@ -56,7 +56,7 @@ class ExecutorOptions:
     execution_horizon: int = 2
     max_chunk_age_s: float = 1.5
     request_timeout_s: float = 2.0
-    bandwidth_rad_s: float = 25.0
+    tracker: TrackerOptions = TrackerOptions()
     max_lead_m: float = 0.05
     max_lead_rad: float = 0.4
 
@@ -148,7 +148,7 @@ class ChunkExecutor:
             path=None,
             chunk_id=-1,
             path_start_s=0.0,
-            rest=resting_point(reference, self.options.bandwidth_rad_s),
+            rest=resting_point(reference, self.options.tracker),
             history=(),
             newest_stamp_ns=-1,
             requested_ns=-1,
@@ -203,7 +203,7 @@ class ChunkExecutor:
         return self._come_to_rest(replace(memory, reference=reference))
 
     def _come_to_rest(self, memory: ExecutorState) -> ExecutorState:
-        rest = resting_point(memory.reference, self.options.bandwidth_rad_s)
+        rest = resting_point(memory.reference, self.options.tracker)
         return replace(memory, path=None, chunk_id=-1, rest=rest)
 
     def _reference_at(self, state: RobotState) -> Reference:
@@ -306,7 +306,7 @@ class ChunkExecutor:
             phase = (clock - memory.path_start_s) * path.rate_hz
             point = sample(path, phase)
             gripper = point.gripper
-        reference = track(memory.reference, point, options.bandwidth_rad_s, dt)
+        reference = track(memory.reference, point, options.tracker, dt)
         if not self._joint_space:
             reference = limit_lead(reference, state.ee_pose, options.max_lead_m, options.max_lead_rad)
         return replace(memory, clock_s=clock, reference=reference, gripper_opening=gripper), phase

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from controllers.damped_inverse import solve_positive_definite
 from controllers.differential_ik import DifferentialIK, DifferentialIKOptions
 from controllers.kinematics import ArmModel
+from controllers.redundancy import solve_positive_definite
 from controllers.torque import gravity_hold, torque_command, within_torque_limits
 from controllers.types import CommandMode, FloatArray, JointCommand, RobotState, Target
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controllers.damped_inverse import largest, solve_positive_definite, spectrum
 from controllers.kinematics import ArmDynamics, ArmModel
+from controllers.redundancy import largest, saturate, solve_positive_definite, spectrum
 from controllers.targets import desired_twist, joint_target_position
 from controllers.torque import gravity_hold, torque_command, within_torque_limits
 from controllers.types import (
@@ -40,7 +40,7 @@ class OperationalSpaceOptions:
         posture_speed: Largest joint speed of the null-space motion, rad/s.
         limit_margin: Distance from a joint limit at which motion towards it should have come to rest, rad.
         limit_gain: Decay rate of a motion towards a joint limit, 1/s.
-        limit_damping: Deceleration for each rad/s above that decay, 1/s.
+        limit_damping: Deceleration for each rad/s above that decay or above the velocity limit, 1/s.
         max_effective_mass: Apparent mass above which a direction counts as near singular, kg; it is never pushed as
             if it were heavier.
         null_leak: Part of ``1 / max_effective_mass`` below which the posture's spring leaks into the task.
@@ -71,8 +71,8 @@ class OperationalSpace:
     space. A twist target has no position to return to and yields to a lasting force.
 
     Near a singularity the directions whose apparent mass diverges are damped, one by one; joint-space damping takes
-    over what the task gives up there. Joints close to a limit are decelerated outside the null space, so the task
-    gives way.
+    over what the task gives up there. A joint that would pass a position or velocity limit is braked, and the others
+    take over its share (see :func:`saturate`).
     """
 
     command_mode = CommandMode.TORQUE
@@ -105,7 +105,7 @@ class OperationalSpace:
         if isinstance(target, JointTarget):
             effort = self._joint_effort(dynamics, q, qd, target)
         else:
-            effort = self._task_effort(dynamics, q, qd, target)
+            effort = self._task_effort(dynamics, q, qd, target, dt)
         return torque_command(within_torque_limits(dynamics.bias, effort, self._torque_limit), state, target)
 
     def hold(self, state: RobotState) -> JointCommand:
@@ -121,35 +121,50 @@ class OperationalSpace:
         return dynamics.mass_matrix @ (self._rate * (reference - qd)) + self.arm.passive_damping * reference
 
     def _task_effort(
-        self, dynamics: ArmDynamics, q: FloatArray, qd: FloatArray, target: PoseTarget | TwistTarget
+        self, dynamics: ArmDynamics, q: FloatArray, qd: FloatArray, target: PoseTarget | TwistTarget, dt: float
     ) -> FloatArray:
         """Torque (n,) N m that follows a Cartesian target, bias left out."""
         options = self.options
-        twist = desired_twist(target, dynamics.pose, self._gain, options.max_linear_speed, options.max_angular_speed)
-        twist *= self._row_scale
-        jacobian = dynamics.jacobian * self._row_scale_column
-
-        # The inverse task inertia J M^-1 J^T tends to zero in a singular direction.
-        inverse_mass_jacobian = solve_positive_definite(dynamics.mass_matrix, jacobian.T)
-        threshold = 1.0 / options.max_effective_mass
-        inertia = spectrum(jacobian @ inverse_mass_jacobian, threshold)
-        task_mass = inertia.damped_reciprocal(threshold)
-        null_mass = inertia.damped_reciprocal(threshold * options.null_leak)
-        to_task = inertia.vectors.T
-
-        reference = inverse_mass_jacobian @ (inertia.vectors @ (to_task @ twist * task_mass))
-        slow_down = max(1.0, largest(reference / self._speed_limit))
-        twist = twist / slow_down
-        reference = reference / slow_down
-
-        acceleration = self._rate * (twist - jacobian @ qd) - dynamics.acceleration_bias * self._row_scale
+        twist = desired_twist(
+            target, dynamics.pose, self._gain, dt, options.max_linear_speed, options.max_angular_speed
+        )
+        task = _Task(
+            mass_matrix=dynamics.mass_matrix,
+            jacobian=dynamics.jacobian * self._row_scale_column,
+            twist=twist * self._row_scale,
+            acceleration_bias=dynamics.acceleration_bias * self._row_scale,
+        )
         spring, damper = self._posture_acceleration(q, qd)
-        wanted = to_task @ (acceleration - jacobian @ damper) * task_mass
-        cancelled = to_task @ (jacobian @ spring) * null_mass
-        effort = jacobian.T @ (inertia.vectors @ (wanted - cancelled))
-        effort += dynamics.mass_matrix @ (spring + damper + self._limit_acceleration(q, qd))
+        lower, upper = self._acceleration_bounds(q, qd)
+
+        def resolve(free: FloatArray, fixed: FloatArray) -> FloatArray:
+            return fixed + self._solve(task.without(free, fixed), qd, spring * free, damper * free)[0]
+
+        acceleration, reference = self._solve(task, qd, spring, damper)
+        acceleration = saturate(resolve, acceleration, lower, upper)
         # Friction is fed forward at the wanted velocity, never at the measured one, which would undo the damping.
-        return effort + self.arm.passive_damping * reference
+        return dynamics.mass_matrix @ acceleration + self.arm.passive_damping * reference
+
+    def _solve(
+        self, task: _Task, qd: FloatArray, spring: FloatArray, damper: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Joint acceleration (n,) rad/s^2 of task and posture, and the joint velocity (n,) rad/s of the task."""
+        threshold = 1.0 / self.options.max_effective_mass
+        jacobian = task.jacobian
+        # The inverse task inertia J M^-1 J^T tends to zero in a singular direction.
+        inverse_mass_jacobian = solve_positive_definite(task.mass_matrix, jacobian.T)
+        inertia = spectrum(jacobian @ inverse_mass_jacobian, threshold)
+        to_task = inertia.vectors.T
+        task_mass = inertia.damped_reciprocal(threshold)
+        null_mass = inertia.damped_reciprocal(threshold * self.options.null_leak)
+
+        reference = inverse_mass_jacobian @ (inertia.vectors @ (to_task @ task.twist * task_mass))
+        slow_down = max(1.0, largest(reference / self._speed_limit))
+
+        wanted = self._rate * (task.twist / slow_down - jacobian @ qd) - task.acceleration_bias
+        force = to_task @ (wanted - jacobian @ damper) * task_mass - to_task @ (jacobian @ spring) * null_mass
+        acceleration = spring + damper + inverse_mass_jacobian @ (inertia.vectors @ force)
+        return acceleration, reference / slow_down
 
     def _posture_acceleration(self, q: FloatArray, qd: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Joint acceleration (n,) rad/s^2 towards home at a bounded speed, and that of critical damping."""
@@ -158,9 +173,35 @@ class OperationalSpace:
         velocity = velocity / max(1.0, largest(velocity) / self.options.posture_speed)
         return rate * velocity, -rate * qd
 
-    def _limit_acceleration(self, q: FloatArray, qd: FloatArray) -> FloatArray:
-        """Joint acceleration (n,) rad/s^2 that brakes joints which run into a position or velocity limit, else 0."""
-        gain = self.options.limit_gain
+    def _acceleration_bounds(self, q: FloatArray, qd: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper bounds (n,) rad/s^2 that bring each joint to rest before its limits, within its speed."""
+        gain, damping = self.options.limit_gain, self.options.limit_damping
         slowest = np.maximum(gain * (self._lower - q), -self._speed_limit)
         fastest = np.minimum(gain * (self._upper - q), self._speed_limit)
-        return self.options.limit_damping * (np.minimum(np.maximum(qd, slowest), fastest) - qd)
+        return damping * (slowest - qd), damping * (fastest - qd)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A Cartesian task, its angular rows scaled to metres.
+
+    Attributes:
+        mass_matrix: (n, n) kg m^2.
+        jacobian: (6, n).
+        twist: (6,) wanted.
+        acceleration_bias: (6,) acceleration of the end effector that is there without any of the free joints.
+    """
+
+    mass_matrix: FloatArray
+    jacobian: FloatArray
+    twist: FloatArray
+    acceleration_bias: FloatArray
+
+    def without(self, free: FloatArray, fixed: FloatArray) -> _Task:
+        """The same task for the joints where ``free`` is 1, the others accelerating with ``fixed`` (n,) rad/s^2."""
+        return _Task(
+            mass_matrix=self.mass_matrix * np.outer(free, free) + np.diag(1.0 - free),
+            jacobian=self.jacobian * free,
+            twist=self.twist,
+            acceleration_bias=self.acceleration_bias + self.jacobian @ fixed,
+        )

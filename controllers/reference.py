@@ -1,12 +1,13 @@
-"""The reference: a smooth setpoint that follows waypoints with bounded bandwidth.
+"""The reference: a smooth setpoint that follows waypoints with bounded bandwidth and acceleration.
 
 A critically damped second-order tracker with velocity feed-forward, ``a = w^2 (x* - x) + 2 w (v* - v)``, integrated
-semi-implicitly. It removes the velocity steps of piecewise linear waypoints and has no lag at constant velocity.
-Orientation is tracked the same way in the tangent space of SO(3).
+semi-implicitly and with a ceiling on the acceleration. It removes the velocity steps of piecewise linear waypoints and
+has no lag at constant velocity. Orientation is tracked the same way in the tangent space of SO(3).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,23 +52,39 @@ def at_rest(position: FloatArray, quaternion: FloatArray) -> Reference:
     return Reference(values, (0.0,) * len(values), quaternion, _STILL)
 
 
-def track(reference: Reference, point: PathPoint, bandwidth: float, dt: float) -> Reference:
-    """Advance the reference by ``dt`` s with natural frequency ``bandwidth`` rad/s.
+@dataclass(frozen=True, slots=True)
+class TrackerOptions:
+    """Dynamics of the tracker.
+
+    Attributes:
+        bandwidth_rad_s: Natural frequency.
+        max_acceleration: Ceiling of the acceleration's norm: m/s^2 for Cartesian references, rad/s^2 for joints.
+        max_angular_acceleration_rad_s2: The same for orientation.
+    """
+
+    bandwidth_rad_s: float = 15.0
+    max_acceleration: float = 2.5
+    max_angular_acceleration_rad_s2: float = 12.0
+
+
+def track(reference: Reference, point: PathPoint, options: TrackerOptions, dt: float) -> Reference:
+    """Advance the reference by ``dt`` s.
 
     ``point`` is where the path stands at the *end* of the step; the errors are taken at its beginning, so that a
     reference that is on the path with the path's velocity stays on it exactly.
     """
     if dt <= 0.0:
         return reference
-    stiffness, damping = bandwidth * bandwidth * dt, 2.0 * bandwidth * dt
-    velocity = tuple(
-        [
-            v + stiffness * (goal - goal_rate * dt - x) + damping * (goal_rate - v)
-            for x, v, goal, goal_rate in zip(
-                reference.position, reference.velocity, point.position, point.velocity, strict=True
-            )
-        ]
-    )
+    w = options.bandwidth_rad_s
+    stiffness, damping = w * w, 2.0 * w
+    push = [
+        stiffness * (goal - goal_rate * dt - x) + damping * (goal_rate - v)
+        for x, v, goal, goal_rate in zip(
+            reference.position, reference.velocity, point.position, point.velocity, strict=True
+        )
+    ]
+    step = _bounded(push, options.max_acceleration) * dt
+    velocity = tuple([v + a * step for v, a in zip(reference.velocity, push, strict=True)])
     position = tuple([x + v * dt for x, v in zip(reference.position, velocity, strict=True)])
     if point.quaternion is None:
         return Reference(position, velocity, reference.quaternion, _STILL)
@@ -76,22 +93,30 @@ def track(reference: Reference, point: PathPoint, bandwidth: float, dt: float) -
     if rate == _STILL and point.angular_velocity == _STILL and np.array_equal(quaternion, point.quaternion):
         return Reference(position, velocity, quaternion, _STILL)
     error = rotation_difference(point.quaternion, quaternion).tolist()
-    rate = tuple(
-        [
-            w + stiffness * (e - goal_rate * dt) + damping * (goal_rate - w)
-            for w, e, goal_rate in zip(rate, error, point.angular_velocity, strict=True)
-        ]
-    )
+    push = [
+        stiffness * (e - goal_rate * dt) + damping * (goal_rate - r)
+        for r, e, goal_rate in zip(rate, error, point.angular_velocity, strict=True)
+    ]
+    step = _bounded(push, options.max_angular_acceleration_rad_s2) * dt
+    rate = tuple([r + a * step for r, a in zip(rate, push, strict=True)])
     turned = rotate_by_vector(quaternion, np.array(rate) * dt)
     return Reference(position, velocity, turned, rate)
 
 
-def resting_point(reference: Reference, bandwidth: float) -> PathPoint:
-    """Where the reference comes to rest by itself, without overshoot: one time constant ahead."""
-    position = tuple([x + v / bandwidth for x, v in zip(reference.position, reference.velocity, strict=True)])
+def _bounded(acceleration: list[float], ceiling: float) -> float:
+    """The factor that brings an acceleration's norm down to the ceiling."""
+    norm = math.sqrt(sum([a * a for a in acceleration]))
+    return 1.0 if norm <= ceiling else ceiling / norm
+
+
+def resting_point(reference: Reference, options: TrackerOptions) -> PathPoint:
+    """Where the reference comes to rest by itself: one time constant ahead, or the braking distance if longer."""
+    speed = math.sqrt(sum([v * v for v in reference.velocity]))
+    lead = max(1.0 / options.bandwidth_rad_s, 0.5 * speed / options.max_acceleration)
+    position = tuple([x + v * lead for x, v in zip(reference.position, reference.velocity, strict=True)])
     quaternion = reference.quaternion
     if reference.angular_velocity != _STILL:
-        quaternion = rotate_by_vector(quaternion, np.array(reference.angular_velocity) / bandwidth)
+        quaternion = rotate_by_vector(quaternion, np.array(reference.angular_velocity) / options.bandwidth_rad_s)
     return PathPoint(position, (0.0,) * len(position), quaternion, _STILL, 0.0)
 
 

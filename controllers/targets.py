@@ -35,19 +35,23 @@ def desired_twist(
     target: PoseTarget | TwistTarget,
     pose: Pose,
     gain: float,
+    dt: float,
     max_linear_speed: float,
     max_angular_speed: float,
 ) -> FloatArray:
     """Twist (6,) m/s, rad/s in the base frame that follows ``target`` from ``pose``.
 
-    A pose target gives its own twist plus ``gain`` times the pose error; a twist target gives its twist. The whole
-    is scaled down to the speed limits, which keeps its direction in space (the saturation of O. Khatib, "A unified
-    approach for motion and force control of robot manipulators", IEEE J. Robotics and Automation 3(1), 1987, sec. IV).
+    A pose target is due at the end of the control period, so its twist is followed, plus ``gain`` times the distance
+    to where the target was at the period's start: a moving target is then followed without lag or lead. A twist
+    target gives its twist. The whole is scaled down to the speed limits, which keeps its direction in space (the
+    velocity saturation of O. Khatib, "A unified approach for motion and force control of robot manipulators", IEEE
+    J. Robotics and Automation 3(1), 1987).
 
     Args:
         target: What to follow.
         pose: End-effector pose that the error is taken from, base frame.
         gain: 1/s.
+        dt: Control period, s.
         max_linear_speed: m/s.
         max_angular_speed: rad/s.
 
@@ -56,7 +60,7 @@ def desired_twist(
     """
     if isinstance(target, PoseTarget):
         _require_frame(target.frame, POSE_FRAMES, "pose target")
-        twist = gain * pose_error(target.pose, pose) + target.twist
+        twist = gain * pose_error(target.pose, pose) + (1.0 - gain * dt) * target.twist
     else:
         _require_frame(target.frame, TWIST_FRAMES, "twist target")
         twist = target.twist

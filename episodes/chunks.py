@@ -112,5 +112,5 @@ def _decode_tokens(header: dict[str, Any], data: bytes) -> IntArray:
         )
     if dtype == _JSON_TOKENS:
         return cast(IntArray, json.loads(data))
-    array = np.frombuffer(data, np.dtype(dtype)).reshape(header["shape"])  # read-only: made from bytes
+    array = cast(Any, np).frombuffer(data, dtype).reshape(header["shape"])  # read-only: made from bytes
     return cast(IntArray, array)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, cast
 
-import numcodecs
+import numcodecs  # pyright: ignore[reportMissingTypeStubs]
 
 from episodes.journal import Payload
 

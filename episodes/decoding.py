@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import cast
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from controllers.types import (
 )
 from episodes.chunks import ChunkRecord
 from episodes.errors import EpisodeError
+from episodes.jsontypes import as_list, as_mapping
 from episodes.packing import EventRow
 from episodes.schema import ENUMERATIONS, EventKind, TargetKind, TickTable
 
@@ -48,16 +48,13 @@ def check_enumerations(where: str, recorded: object) -> None:
     Raises:
         EpisodeError: A list of names is not a beginning of ours.
     """
-    names = cast(Mapping[str, object], recorded) if isinstance(recorded, dict) else {}
+    names = as_mapping(recorded)
     for key, members in ENUMERATIONS.items():
         ours = [str(member.value) for member in members]
-        theirs = names.get(key)
-        if not isinstance(theirs, list) or theirs != ours[: len(cast(list[object], theirs))]:
+        theirs = as_list(names.get(key))
+        if theirs is None or theirs != ours[: len(theirs)]:
             raise EpisodeError(
-                f"{where}: codes of {key}",
-                str(ours),
-                str(cast(object, theirs)),
-                "use the release that wrote the episode",
+                f"{where}: codes of {key}", str(ours), str(theirs), "use the release that wrote the episode"
             )
 
 

@@ -163,7 +163,6 @@ class Episode:
         """Events, decoded, in order."""
         table, names, kinds = self.event_table, self._names("events", "names"), tuple(EventKind)
         text = table.message_data.tobytes()
-        ends = np.cumsum(table.message_length).tolist()
         return tuple(
             EventRow(
                 int(table.tick[index]),
@@ -171,9 +170,9 @@ class Episode:
                 names[int(table.name[index])],
                 float(table.value[index]),
                 int(table.chunk_id[index]),
-                text[int(table.message_offset[index]) : int(end)].decode(),
+                text[start : start + int(table.message_length[index])].decode("utf-8", "replace"),
             )
-            for index, end in enumerate(ends)
+            for index, start in enumerate(cast(list[int], table.message_offset.tolist()))
         )
 
     @cached_property

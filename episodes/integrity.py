@@ -115,5 +115,5 @@ def json_differences(recorded: object, found: object, path: str = "") -> Iterato
             yield f"{path}.length", len(before), len(after)
         for index, (a, b) in enumerate(zip(before, after, strict=False)):
             yield from json_differences(a, b, f"{path}[{index}]")
-    elif canonical_json(cast(object, recorded)) != canonical_json(cast(object, found)):
+    elif canonical_json(cast(object, recorded)) != canonical_json(found):
         yield path, recorded, found

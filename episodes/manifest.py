@@ -14,9 +14,8 @@ from typing import Any, cast
 
 import controllers
 from episodes.errors import EpisodeError
+from episodes.jsontypes import JsonDict
 from episodes.schema import FORMAT_VERSION
-
-JsonDict = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

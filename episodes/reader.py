@@ -6,11 +6,11 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 from episodes.episode import Episode
 from episodes.errors import EpisodeError
 from episodes.journal import JOURNAL_NAME, is_live, read_journal
+from episodes.jsontypes import as_mapping
 from episodes.manifest import Manifest
 from episodes.sources import JournalSource, ZarrSource
 from episodes.tables import tables_from_journal
@@ -41,16 +41,16 @@ def open_episode(path: Path | str, *, check: bool = True) -> Episode:
             if journal_path.is_file():
                 raise  # otherwise the recorder finished the store at this very moment
     attributes = _root_attributes(path)
-    manifest = Manifest.from_json(cast(Mapping[str, object], attributes["manifest"]), f"{path}: manifest")
-    integrity = attributes.get("integrity")
-    if not isinstance(integrity, dict) or not isinstance(cast(dict[str, object], integrity).get("arrays"), dict):
+    manifest = Manifest.from_json(as_mapping(attributes["manifest"]), f"{path}: manifest")
+    integrity = as_mapping(attributes.get("integrity"))
+    if not as_mapping(integrity.get("arrays")):
         raise EpisodeError(
             str(path),
             f"a finished store or a {JOURNAL_NAME}",
             "neither",
             f"the recording was cut off and its {JOURNAL_NAME} is gone; restore it from a copy",
         )
-    return Episode(path, manifest, ZarrSource(path), cast(Mapping[str, object], integrity), live=False, check=check)
+    return Episode(path, manifest, ZarrSource(path), integrity, live=False, check=check)
 
 
 def _open_journal(path: Path, journal_path: Path) -> Episode:
@@ -67,13 +67,12 @@ def _root_attributes(path: Path) -> Mapping[str, object]:
         raise EpisodeError(
             f"{path}/zarr.json", "JSON", f"{len(text)} characters that are not ({error})", "restore it from a copy"
         ) from error
-    root = cast(Mapping[str, object], metadata) if isinstance(metadata, dict) else {}
-    attributes = root.get("attributes")
-    if not isinstance(attributes, dict) or not isinstance(cast(dict[str, object], attributes).get("manifest"), dict):
+    attributes = as_mapping(as_mapping(metadata).get("attributes"))
+    if not as_mapping(attributes.get("manifest")):
         raise EpisodeError(
             str(path), "a manifest in the root attributes", "none", "this zarr store is not an episode of this stack"
         )
-    return cast(Mapping[str, object], attributes)
+    return attributes
 
 
 def _no_episode(path: Path) -> EpisodeError:

@@ -96,14 +96,14 @@ class ZarrSource:
             raise self._missing(group, "a group") from error
         return cast(Mapping[str, object], node.attrs.asdict())
 
-    def _open(self, name: str) -> zarr.Array[Any]:
+    def _open(self, name: str) -> Any:
         try:
             node = self._root[name]
         except (KeyError, ValueError, TypeError, OSError) as error:
             raise self._missing(name, "an array") from error
         if not isinstance(node, zarr.Array):
             raise self._missing(name, "an array")
-        return node
+        return cast(Any, node)
 
     def _read(self, name: str, read: Any) -> Array:
         try:

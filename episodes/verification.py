@@ -9,9 +9,9 @@ from typing import cast
 
 import numpy as np
 
+from episodes.episode import Episode
 from episodes.errors import EpisodeError
 from episodes.integrity import array_checksum, broken_ticks, genesis, json_checksum, json_differences
-from episodes.episode import Episode
 from episodes.store import SEALED_MANIFEST
 
 

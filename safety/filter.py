@@ -9,12 +9,12 @@ What it sees are commands and sensed states. It knows no policy, no target and n
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from controllers.robot import RobotDescription
+from controllers.robot import RobotDescription, nearest_name_hint
 from controllers.types import (
     CommandMode,
     FloatArray,
@@ -26,11 +26,11 @@ from controllers.types import (
     SafetyStatus,
     frozen_array,
 )
-from safety.intake import LONGEST_PERIOD, SHORTEST_PERIOD, Fault, Intake, reason
+from safety.intake import LONGEST_PERIOD, SHORTEST_PERIOD, Intake
 from safety.kinematics import SafetyKinematics
-from safety.limits import build_limits
+from safety.limits import Limit, build_limits
 from safety.motion import MotionFactory
-from safety.path import Choice, PathChooser
+from safety.path import Choice, PathChooser, caught_up
 from safety.profile import SafetyProfile, SafetyProfileError
 from safety.supervisor import Monitor, Supervision, obey, status_of
 from safety.torque import TorqueMap
@@ -73,17 +73,25 @@ class SafetyMemory:
     fresh_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    """What is known about one tick before a velocity is chosen."""
+class _Tick(NamedTuple):
+    """What is known about a tick before a velocity is chosen."""
 
     mode: CommandMode
-    state: RobotState | None  # None if it cannot be trusted
-    command: JointCommand
-    start: FloatArray  # (n,) rad
-    previous: FloatArray  # (n,) rad/s
+    sensed: RobotState | None  # None if it cannot be trusted
+    start: FloatArray  # (n,) rad, where the checked path stands
+    previous: FloatArray  # (n,) rad/s, along which the stored stop runs
     now_ns: int
     dt: float
+
+
+class _Verdict(NamedTuple):
+    """What a tick does."""
+
+    command: JointCommand
+    status: SafetyStatus
+    reasons: tuple[SafetyReason, ...]
+    choice: Choice
+    held: FloatArray | None = None
 
 
 class PathConsistentFilter:
@@ -93,36 +101,33 @@ class PathConsistentFilter:
     """
 
     def __init__(self, description: RobotDescription, profile: SafetyProfile) -> None:
-        """Compile the limits. See :func:`build_filter`."""
-        points = tuple(
-            dict.fromkeys((description.end_effector_site, *description.safety_points))
-        )
+        """Compile the limits; :func:`build_filter` also checks that the profile suits the robot."""
+        points = tuple(dict.fromkeys((description.end_effector_site, *description.safety_points)))
         self.description = description
         self.profile = profile
         self.kinematics = SafetyKinematics(description, points)
         velocity, acceleration, others = build_limits(description, profile, self.kinematics)
-        self.limits = (velocity, acceleration, *others)
+        self.limits: tuple[Limit, ...] = (velocity, acceleration, *others)
         self._fastest = velocity.maximum
         self._acceleration = acceleration.maximum
-        self._gentle = frozen_array(acceleration.maximum * profile.stopping.approach_deceleration_fraction)
-        self._reaction_s = profile.stopping.reaction_time_s
+        self._stopping = profile.stopping
         self._chooser = PathChooser(velocity, acceleration, others, profile.stopping.approach_deceleration_fraction)
         self._intake = Intake(description, profile.timing)
         self._monitor = Monitor(profile.monitoring, velocity.maximum)
         self._torque = TorqueMap(self.kinematics, description.limits.torque, profile.hold)
-        self._gripper_range = (description.gripper.closed, description.gripper.open)
+        self._default_mode = CommandMode(description.actuator_mode)
+        self._closed, self._open = description.gripper.closed, description.gripper.open
 
     def initial(self, state: RobotState) -> SafetyMemory:
         """Memory of an arm found at rest in ``state``."""
         position = frozen_array(state.joint_position)
-        closed, opened = self._gripper_range
         return SafetyMemory(
             mode=None,
             position=position,
             velocity=frozen_array(np.zeros_like(position)),
             asked=position,
             held=None,
-            gripper_opening=min(max(float(state.gripper_opening), closed), opened),
+            gripper_opening=min(max(float(state.gripper_opening), self._closed), self._open),
             supervision=Supervision(),
             now_ns=_NEVER,
             state_stamp_ns=state.stamp_ns,
@@ -139,43 +144,230 @@ class PathConsistentFilter:
         now_ns: int,
         dt: float,
     ) -> tuple[SafetyMemory, SafetyResult]:
-        """Judge one command. See :class:`controllers.protocols.SafetyFilter`."""
-        if memory.fresh_ns == _NEVER:
-            memory = replace(memory, fresh_ns=now_ns)
-        faults, sensed, accepted = self._receive(memory, state, command, now_ns, dt)
-        dt = dt if SHORTEST_PERIOD <= dt <= LONGEST_PERIOD else SHORTEST_PERIOD
+        """Judge one command.
+
+        Args:
+            memory: What the last call returned.
+            state: Sensed state.
+            command: Candidate.
+            events: Operator events of this tick.
+            now_ns: The tick's clock.
+            dt: Control period, s.
+
+        Returns:
+            The new memory, and the command to apply with its status.
+        """
+        intake = self._intake
+        clock_fault = intake.clock_fault(now_ns, memory.now_ns, dt)
+        state_fault = intake.state_fault(state, now_ns, memory.state_stamp_ns)
+        command_fault = intake.command_fault(command, memory.mode, now_ns, memory.command_stamp_ns, memory.fresh_ns)
+        sensed = state if state_fault is None else None
+        dt = min(max(dt, SHORTEST_PERIOD), LONGEST_PERIOD) if clock_fault is not None else dt
+
         tick = self._tick(memory, sensed, command, now_ns, dt)
         supervision, tick, refused = self._supervise(memory, tick, events)
         status, reasons = status_of(supervision)
-        reasons += refused
-        if status is SafetyStatus.RUN and faults:
-            status = SafetyStatus.HOLD
-        reasons += faults
-
-        if status is SafetyStatus.RUN:
-            applied, status, choice = self._run(memory, tick)
-            reasons += choice.reasons
-            held, asked = None, command.values if tick.mode is CommandMode.POSITION else memory.asked
+        faults = tuple(fault for fault in (clock_fault, state_fault, command_fault) if fault is not None)
+        if status is SafetyStatus.RUN and not faults:
+            verdict = self._run(memory, tick, command)
         else:
-            applied, held, choice = self._stop(memory, tick)
-            reasons += choice.reasons
-            asked = applied.values if tick.mode is CommandMode.POSITION else memory.asked
+            status = SafetyStatus.HOLD if status is SafetyStatus.RUN else status
+            verdict = self._stop(memory, tick, status)
+        after = self._remember(memory, tick, supervision, verdict, None if command_fault is not None else command)
+        reasons = reasons + refused + faults + verdict.reasons
+        choice = verdict.choice
+        return after, SafetyResult(verdict.command, verdict.status, reasons, choice.speed_scale, choice.min_margin)
 
+    # --------------------------------------------------------------------------------- before the choice
+
+    def _tick(
+        self, memory: SafetyMemory, sensed: RobotState | None, command: JointCommand, now_ns: int, dt: float
+    ) -> _Tick:
+        mode = memory.mode
+        if mode is None:
+            asked = cast(object, command.mode)
+            mode = asked if isinstance(asked, CommandMode) else self._default_mode
+        start, previous = memory.position, memory.velocity
+        if sensed is not None and mode is not CommandMode.POSITION:
+            start = sensed.joint_position
+            if mode is CommandMode.TORQUE:
+                previous = sensed.joint_velocity
+        return _Tick(mode, sensed, start, previous, now_ns, dt)
+
+    def _supervise(
+        self, memory: SafetyMemory, tick: _Tick, events: tuple[OperatorEvent, ...]
+    ) -> tuple[Supervision, _Tick, tuple[SafetyReason, ...]]:
+        """Apply events, watch the arm, and start again from the sensed state when a stop trips or is released."""
+        before = supervision = memory.supervision
+        sensed, mode = tick.sensed, tick.mode
+        refused: tuple[SafetyReason, ...] = ()
+        if sensed is not None:
+            error = sensed.joint_position - memory.position if mode is CommandMode.POSITION else None
+            supervision = self._monitor.watch(supervision, error, memory.velocity, sensed.joint_velocity, tick.now_ns)
+        if events:
+            braking = mode is not CommandMode.TORQUE and bool(memory.velocity.any())
+            at_rest = sensed is not None and not braking and self._monitor.at_rest(sensed.joint_velocity)
+            supervision, refused = obey(supervision, events, at_rest)
+        if supervision is not before and sensed is not None and mode is CommandMode.POSITION:
+            tripped = supervision.protective is not None and before.protective is None
+            released = (before.protective is not None and supervision.protective is None) or (
+                before.emergency and not supervision.emergency
+            )
+            if tripped or released:
+                velocity = np.clip(sensed.joint_velocity, -self._fastest, self._fastest)
+                tick = tick._replace(start=sensed.joint_position, previous=velocity)
+        return supervision, tick, refused
+
+    def _factory(self, tick: _Tick) -> MotionFactory:
+        reaction_s = 0.0 if tick.mode is CommandMode.POSITION else self._stopping.reaction_time_s
+        geometry = self.kinematics.geometry(tick.start)
+        return MotionFactory(tick.start, tick.previous, geometry, self._acceleration, tick.dt, tick.dt + reaction_s)
+
+    # ------------------------------------------------------------------------------------------ choices
+
+    def _run(self, memory: SafetyMemory, tick: _Tick, command: JointCommand) -> _Verdict:
+        """Follow the command, slowed down if need be."""
+        mode, start, dt = tick.mode, tick.start, tick.dt
+        reasons: tuple[SafetyReason, ...] = ()
+        values = command.values
+        if mode is CommandMode.POSITION:
+            asked = (values - start) / dt
+        elif mode is CommandMode.VELOCITY:
+            asked = values
+        else:
+            excess = self._torque.excess(values)
+            if excess < 0.0:
+                values = self._torque.clipped(values)
+                reasons = (SafetyReason("joint_torque", excess, "clipped to the torque limits; margin in N m"),)
+            asked = self._torque.velocity_after(start, tick.previous, values, dt)
+
+        factory = self._factory(tick)
+        margin = self._chooser.unchanged(factory, asked)
+        if margin == margin:  # not NaN: nothing bites
+            choice = Choice(asked, reasons, 1.0, margin)
+        else:
+            demand = asked
+            if mode is CommandMode.POSITION:
+                demand = caught_up(memory.asked - start, (values - memory.asked) / dt, self._acceleration, dt)
+            choice = self._chooser.slowed(factory, demand, asked)
+            reasons += choice.reasons
+            if mode is CommandMode.POSITION:
+                values = start + choice.velocity * dt
+            elif mode is CommandMode.VELOCITY:
+                values = choice.velocity
+            else:
+                values = self._torque.torque_for(start, tick.previous, choice.velocity, dt)
+
+        opening = min(max(command.gripper_opening, self._closed), self._open)
+        outside = -abs(command.gripper_opening - opening)
+        if outside < -_GRIPPER_ROUNDING_M:
+            reasons += (SafetyReason("gripper_opening", outside, "clamped to the gripper's range; margin in m"),)
+        if not reasons:
+            return _Verdict(command, SafetyStatus.RUN, (), choice)
+        limited = JointCommand(mode, frozen_array(values), opening, command.stamp_ns)
+        return _Verdict(limited, SafetyStatus.LIMITING, reasons, choice)
+
+    def _stop(self, memory: SafetyMemory, tick: _Tick, status: SafetyStatus) -> _Verdict:
+        """Execute the stored stop, then stay."""
+        choice = self._chooser.stopping(self._factory(tick), ())
+        held: FloatArray | None = None
         if tick.mode is CommandMode.POSITION:
-            position = applied.values
+            values = tick.start + choice.velocity * tick.dt
+        elif tick.mode is CommandMode.VELOCITY:
+            values = choice.velocity
         else:
-            position = tick.start + choice.velocity * dt
-        after = SafetyMemory(
-            mode=memory.mode if memory.mode is not None or not accepted else command.mode,
-            position=_frozen(position),
-            velocity=_frozen(choice.velocity),
-            asked=_frozen(asked),
-            held=held,
-            gripper_opening=applied.gripper_opening,
+            values, held = self._stopping_torque(memory, tick, choice.velocity)
+        command = JointCommand(tick.mode, frozen_array(values), memory.gripper_opening, tick.now_ns)
+        return _Verdict(command, status, choice.reasons, choice, held)
+
+    def _stopping_torque(
+        self, memory: SafetyMemory, tick: _Tick, velocity: FloatArray
+    ) -> tuple[FloatArray, FloatArray | None]:
+        q, qd, held = tick.start, tick.previous, memory.held
+        if tick.sensed is None:
+            return self._torque.floating(q), held
+        if held is None and self._monitor.at_rest(qd):
+            held = frozen_array(q)
+        if held is None:
+            return self._torque.torque_for(q, qd, velocity, tick.dt), None
+        return self._torque.holding(q, qd, held, self._acceleration), held
+
+    # ------------------------------------------------------------------------------------ after the choice
+
+    def _remember(
+        self,
+        memory: SafetyMemory,
+        tick: _Tick,
+        supervision: Supervision,
+        verdict: _Verdict,
+        accepted: JointCommand | None,
+    ) -> SafetyMemory:
+        """The next tick's memory; ``accepted`` is the command if it was fit to be looked at."""
+        velocity = verdict.choice.velocity
+        asked = memory.asked
+        if tick.mode is CommandMode.POSITION:
+            position = frozen_array(verdict.command.values)
+            running = verdict.status in (SafetyStatus.RUN, SafetyStatus.LIMITING)
+            asked = frozen_array(accepted.values) if running and accepted is not None else position
+        else:
+            position = frozen_array(tick.start + velocity * tick.dt)
+        mode, stamp_ns, fresh_ns = memory.mode, memory.command_stamp_ns, memory.fresh_ns
+        if accepted is not None:
+            mode = tick.mode
+            if accepted.stamp_ns > stamp_ns:
+                stamp_ns, fresh_ns = accepted.stamp_ns, tick.now_ns
+        return SafetyMemory(
+            mode=mode,
+            position=position,
+            velocity=frozen_array(velocity),
+            asked=asked,
+            held=verdict.held,
+            gripper_opening=verdict.command.gripper_opening,
             supervision=supervision,
-            now_ns=max(now_ns, memory.now_ns),
-            state_stamp_ns=sensed.stamp_ns if sensed is not None else memory.state_stamp_ns,
-            command_stamp_ns=max(command.stamp_ns, memory.command_stamp_ns) if accepted else memory.command_stamp_ns,
-            fresh_ns=now_ns if accepted and command.stamp_ns > memory.command_stamp_ns else memory.fresh_ns,
+            now_ns=max(tick.now_ns, memory.now_ns),
+            state_stamp_ns=memory.state_stamp_ns if tick.sensed is None else tick.sensed.stamp_ns,
+            command_stamp_ns=stamp_ns,
+            fresh_ns=fresh_ns if fresh_ns != _NEVER else tick.now_ns,
         )
-        return after, SafetyResult(applied, status, reasons, choice.speed_scale, choice.min_margin)
+
+
+def build_filter(description: RobotDescription, profile: SafetyProfile) -> PathConsistentFilter:
+    """Build the filter of one robot in one cell.
+
+    Args:
+        description: The robot.
+        profile: What to enforce.
+
+    Raises:
+        SafetyProfileError: The profile is meant for another robot, lacks a box for a watched point, has one for a point
+            that is not watched, or leaves the robot's home posture outside.
+    """
+    if profile.robot != description.name:
+        raise SafetyProfileError(
+            f"profile {profile.name!r}: expected a profile for robot {description.name!r}, found {profile.robot!r}"
+        )
+    watched = (description.end_effector_site, *description.safety_points)
+    for box in profile.workspace:
+        if box.point not in watched:
+            hint = nearest_name_hint(box.point, watched)
+            raise SafetyProfileError(
+                f"profile {profile.name!r}: workspace: {description.name} has no watched point {box.point!r}{hint}; "
+                f"watched are {', '.join(dict.fromkeys(watched))}"
+            )
+    built = PathConsistentFilter(description, profile)
+    _check_home(built)
+    return built
+
+
+def _check_home(built: PathConsistentFilter) -> None:
+    home = built.description.home
+    rest = np.zeros_like(home)
+    geometry = built.kinematics.geometry(home)
+    motion = MotionFactory(home, rest, geometry, np.ones_like(home), SHORTEST_PERIOD, SHORTEST_PERIOD).motion(rest)
+    for limit in built.limits:
+        margin = limit.judge(motion).margin
+        if margin < 0.0:
+            raise SafetyProfileError(
+                f"profile {built.profile.name!r}: expected the home posture of {built.description.name} inside every "
+                f"limit, found it outside {limit.name} by {-margin:.3g} {limit.unit}"
+            )

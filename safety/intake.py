@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from controllers.robot import RobotDescription
-from controllers.types import CommandMode, FloatArray, JointCommand, RobotState, SafetyReason
+from controllers.types import CommandMode, JointCommand, RobotState, SafetyReason
 from safety.profile import TimingSettings
 
 _MILLISECOND_NS = 1_000_000
@@ -118,7 +118,7 @@ class Intake:
         return None
 
     def command_fault(
-        self, command: JointCommand, mode: CommandMode | None, now_ns: int, fresh_ns: int
+        self, command: JointCommand, mode: CommandMode | None, now_ns: int, last_stamp_ns: int, fresh_ns: int
     ) -> SafetyReason | None:
         """Check a command.
 
@@ -126,14 +126,15 @@ class Intake:
             command: The command.
             mode: The mode of the commands so far, None before the first.
             now_ns: The tick's clock.
-            fresh_ns: When a command newer than the one before it last came.
+            last_stamp_ns: Stamp of the newest command so far.
+            fresh_ns: When that command came, -1 before the first tick.
         """
         if cast(object, command.mode) not in _LARGEST_COMMAND or (mode is not None and command.mode is not mode):
             expected = mode.value if mode is not None else "position, velocity or torque"
             return reason(Fault.COMMAND_MODE, f"expected mode {expected}, found {command.mode}")
-        values, opening = cast(object, command.values), cast(object, command.gripper_opening)
-        if not isinstance(values, np.ndarray) or cast(FloatArray, values).dtype != np.float64:
-            return reason(Fault.COMMAND_TYPE, f"expected a float64 array of values, found {type(values).__name__}")
+        kind, opening = type(cast(object, command.values)), cast(object, command.gripper_opening)
+        if not issubclass(kind, np.ndarray) or command.values.dtype != np.float64:
+            return reason(Fault.COMMAND_TYPE, f"expected a float64 array of values, found {kind.__name__}")
         if command.values.shape != self._shape:
             expected = f"{self._shape[0]} values, one for each joint"
             return reason(Fault.COMMAND_SHAPE, f"expected {expected}, found shape {command.values.shape}")
@@ -156,7 +157,7 @@ class Intake:
             return self._late(Fault.COMMAND_STALE, "command", age, self._timing.command_timeout_ms)
         if age < -self._future_ns:
             return self._early(Fault.COMMAND_FUTURE, "command", age)
-        if now_ns - fresh_ns > self._watchdog_ns:
+        if command.stamp_ns <= last_stamp_ns and now_ns - fresh_ns > self._watchdog_ns:
             return self._late(Fault.COMMAND_WATCHDOG, "newest command", now_ns - fresh_ns, self._timing.watchdog_ms)
         return None
 

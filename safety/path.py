@@ -130,6 +130,29 @@ class PathChooser:
         return (demand if share >= 1.0 else demand * (share * _ROUNDING)), reasons
 
 
+def caught_up(lag: FloatArray, rate: FloatArray, acceleration: FloatArray, dt: float) -> FloatArray:
+    """Velocity that follows a moving position and closes a lag behind it without overshooting.
+
+    A lag is closed along a straight line, at a speed from which half the acceleration still stops in time; the other
+    half is left for what the position itself does.
+
+    Args:
+        lag: (n,) rad, from where the arm's path stands to where it was asked to be.
+        rate: (n,) rad/s, at which the asked position moves.
+        acceleration: (n,) rad/s^2, limits.
+        dt: Control period, s.
+
+    Returns:
+        (n,) rad/s.
+    """
+    share = 1.0 / dt
+    for distance, limit in zip(np.abs(lag).tolist(), acceleration.tolist(), strict=True):
+        if distance > 0.0:
+            # v dt + v^2 / (2 a) = distance, over distance, with a = limit / 2
+            share = min(share, 2.0 / (dt + math.sqrt(dt * dt + 4.0 * distance / limit)))
+    return rate + lag * share
+
+
 def _with(reasons: tuple[SafetyReason, ...], limit: Limit, motion: Motion) -> tuple[SafetyReason, ...]:
     """Add a limit, with the margin that the motion would have had; each limit once."""
     if any(reason.limit == limit.name for reason in reasons):

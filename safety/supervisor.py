@@ -1,8 +1,8 @@
 """Fault states: the latched emergency stop, the protective stop, the operator's hold, and what trips them.
 
-    RUN / LIMITING --fault--> HOLD --fault gone--> RUN
-    any --tracking, overspeed--> PROTECTIVE_STOP --ACKNOWLEDGE at rest--> HOLD
-    any --EMERGENCY_STOP--> EMERGENCY_STOP --RESET at rest--> HOLD, or PROTECTIVE_STOP if that was tripped too
+RUN / LIMITING --fault--> HOLD --fault gone--> RUN
+any --tracking, overspeed--> PROTECTIVE_STOP --ACKNOWLEDGE at rest--> HOLD
+any --EMERGENCY_STOP--> EMERGENCY_STOP --RESET at rest--> HOLD, or PROTECTIVE_STOP if that was tripped too
 """
 
 from __future__ import annotations

@@ -42,9 +42,7 @@ class TorqueMap:
         inertia, bias = self._kinematics.dynamics(q, qd)
         return self.clipped(inertia.dot((velocity - qd) / dt) + bias)
 
-    def holding(
-        self, q: FloatArray, qd: FloatArray, held: FloatArray, acceleration: FloatArray
-    ) -> FloatArray:
+    def holding(self, q: FloatArray, qd: FloatArray, held: FloatArray, acceleration: FloatArray) -> FloatArray:
         """Gravity compensation with a spring and damper towards ``held`` (n,) rad.
 
         Args:

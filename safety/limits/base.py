@@ -1,10 +1,11 @@
 """What a limit is, and the mathematics that limits share.
 
-A limit looks at a :class:`~safety.motion.Motion` and answers twice. ``judge`` says whether the tick *and the stop
-after it* stay inside, and with what margin. ``inequalities`` says by how much the commanded velocity must shrink: linear
-inequalities on the joint velocity ``qd`` whose right-hand side already allows for braking. Both agree: the largest share
-of the velocity that satisfies the inequalities is a motion that ``judge`` accepts. And both always admit rest: a robot
-found outside a limit may stand still or move back in, never farther out.
+A limit looks at a :class:`~safety.motion.Motion` and answers twice. ``judge`` says whether the tick *and the stop after
+it* stay inside, and with what margin. ``inequalities`` says by how much the commanded velocity must shrink: linear
+inequalities on the joint velocity ``qd`` whose right-hand side already allows for braking. Both agree: the largest
+share of the velocity that satisfies the inequalities is a motion that ``judge`` accepts. And both always admit rest (the
+acceleration limit admits the straight-line stop instead): a robot found outside a limit may stand still or move back
+in, never farther out.
 
 A new limit is one class in a new file, listed in ``safety/limits/__init__.py``.
 """

@@ -38,9 +38,9 @@ class _SpeedLimit:
         rate = motion.rates[self._rows]
         speed = math.sqrt(float(np.dot(rate, rate)))
         if speed > 0.0:
-            return Inequalities((rate / speed).dot(motion.jacobian[self._rows])[None], np.array([
-                speed * self.maximum / peak
-            ]))
+            return Inequalities(
+                (rate / speed).dot(motion.jacobian[self._rows])[None], np.array([speed * self.maximum / peak])
+            )
         if peak <= self.maximum:  # the motion leaves the end effector still
             return Inequalities(np.zeros((1, motion.velocity.shape[0])), np.array([self.maximum]))
         along = motion.velocity / float(np.dot(motion.velocity, motion.velocity))

@@ -33,9 +33,7 @@ class JointPositionLimit:
         q = motion.position
         way = motion.velocity * motion.reach_time
         above, below = self.upper - q, q - self.lower
-        margin = min(
-            min(above.tolist()), min(below.tolist()), min((above - way).tolist()), min((below + way).tolist())
-        )
+        margin = min(min(above.tolist()), min(below.tolist()), min((above - way).tolist()), min((below + way).tolist()))
         if margin >= 0.0:
             return Judgement(margin, margin)
         above, below = np.maximum(above, 0.0), np.maximum(below, 0.0)

@@ -31,7 +31,7 @@ def add_block(spec: mujoco.MjSpec, color: str, xy: tuple[float, float], yaw: flo
     name = f"{color}_block"
     body = spec.worldbody.add_body(name=name, pos=[xy[0], xy[1], half], quat=yaw_quaternion(yaw))
     body.add_freejoint()
-    add_solid(body, BOX, [half, half, half], PALETTE[color], mass=0.05)
+    _slippery(add_solid(body, BOX, [half, half, half], PALETTE[color], mass=0.05))
     return Block(Thing(name, "block", color), half)
 
 
@@ -43,3 +43,13 @@ def add_pin(spec: mujoco.MjSpec, color: str, xy: tuple[float, float], yaw: float
     body.add_freejoint()
     add_solid(body, BOX, [half_width, half_width, half_height], PALETTE[color], mass=0.06)
     return Pin(Thing(name, "pin", color), half_width, half_height)
+
+
+def _slippery(geom: mujoco.MjsGeom) -> None:
+    """Let the block slide on the table as smooth wood does, yet not out of the fingers' rubber pads.
+
+    The table's friction would win over the block's otherwise; the pads have the same priority and more friction. The
+    product of both coefficients stays below 1, else a pushed block is wedged between finger and table.
+    """
+    geom.priority = 1
+    geom.friction[0] = 0.4

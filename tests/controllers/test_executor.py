@@ -155,7 +155,7 @@ def test_steady_replanning_moves_at_the_commanded_speed_without_jerks() -> None:
     decoded = COMPACT_TOKENIZER.decode(COMPACT_TOKENIZER.encode(constant_rows(0.01), SPEC), SPEC)[0, 0]
     np.testing.assert_allclose(speed[300:], decoded * 20, rtol=1e-3)
     acceleration = np.diff(speed) / 0.005
-    assert np.abs(acceleration).max() <= 2 * 25.0 * 0.2 + 1e-9  # 2 w dv: a step of the feed-forward velocity
+    assert np.abs(acceleration).max() <= 2.5 + 1e-9
 
 
 def test_rotation_turns_about_the_base_axis() -> None:
@@ -196,7 +196,7 @@ def test_safety_scale_stretches_the_clock_and_keeps_the_place() -> None:
 def test_a_played_out_chunk_holds_its_last_waypoint() -> None:
     player = Player(executor(execution_horizon=8))
     player.step(chunk(constant_rows(0.01), 0))
-    for _ in range(300):
+    for _ in range(500):
         player.step()
     assert player.report is not None and player.report.status is ExecutorStatus.EXHAUSTED
     assert np.linalg.norm(player.positions[-1] - player.positions[-20]) < 1e-9
@@ -232,10 +232,10 @@ def test_a_malformed_chunk_is_refused_by_type_and_the_arm_comes_to_rest(
     assert [rejection.reason for rejection in player.report.rejections] == [reason]
     assert player.report.chunk_id == -1
     before = player.positions[-1]
-    for _ in range(200):
+    for _ in range(500):
         player.step()
     assert player.report.status is ExecutorStatus.WAITING
-    assert np.linalg.norm(player.positions[-1] - before) <= 0.2 / 25.0 + 1e-9  # one time constant of braking
+    assert np.linalg.norm(player.positions[-1] - before) <= 0.2 / 15.0 + 1e-6  # one time constant of braking
     assert np.linalg.norm(player.positions[-1] - player.positions[-2]) < 1e-9
 
 
@@ -265,7 +265,7 @@ def test_an_operator_hold_comes_to_rest_and_ignores_chunks_until_resumed() -> No
     for _ in range(15):
         player.step()
     player.step(events=(OperatorEvent.HOLD,))
-    for _ in range(200):
+    for _ in range(500):
         player.step()
     assert not player.requested
     rest = player.positions[-1]

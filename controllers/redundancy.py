@@ -1,7 +1,8 @@
-"""Small dense linear algebra: a damped inverse that is exact away from singularities and calm at them."""
+"""Small dense linear algebra of arms: an inverse that is calm at singularities, and joints that saturate."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -37,7 +38,7 @@ def spectrum(gram: FloatArray, threshold: float) -> GramSpectrum:
     A. A. Maciejewski and C. A. Klein, "Numerical filtering for the operation of robotic manipulators through
     kinematically singular configurations", J. Robotic Systems 5(6), 1988, with the variable damping factor of
     S. Chiaverini, "Singularity-robust task-priority redundancy resolution for real-time kinematic control of robot
-    manipulators", IEEE Trans. Robotics and Automation 13(3), 1997, eq. 22. The other directions stay exact.
+    manipulators", IEEE Trans. Robotics and Automation 13(3), 1997. The other directions stay exact.
 
     A matrix that is not finite gives a spectrum that is not finite.
     """
@@ -55,6 +56,39 @@ def solve_positive_definite(matrix: FloatArray, right: FloatArray) -> FloatArray
     """
     _, solution, info = dposv(cast("_Matrix", matrix), cast("_Matrix", right))
     return np.full_like(right, np.nan) if info != 0 else solution
+
+
+def saturate(
+    resolve: Callable[[FloatArray, FloatArray], FloatArray],
+    solution: FloatArray,
+    lower: FloatArray,
+    upper: FloatArray,
+) -> FloatArray:
+    """Fix the joint that is furthest out of its bounds at the bound and resolve the others, until none is out.
+
+    F. Flacco, A. De Luca, O. Khatib, "Motion control of redundant robots under joint constraints: saturation in the
+    null space", ICRA 2012. The others take over the share of a fixed joint, without a jump as it is fixed.
+
+    Args:
+        resolve: From ``free`` (n,), 1 for a free joint and 0 for a fixed one, and ``fixed`` (n,), the values of the
+            fixed joints and 0 for the others, to the solution (n,).
+        solution: (n,) solution with all joints free.
+        lower: (n,) bounds.
+        upper: (n,) bounds.
+    """
+    if max(np.maximum(solution - upper, lower - solution).tolist()) <= 0.0:
+        return solution
+    n = len(solution)
+    free, fixed = np.ones(n), np.zeros(n)
+    for _ in range(n):
+        excess = np.maximum(solution - upper, lower - solution) * free
+        worst = int(excess.argmax())
+        if excess[worst] <= 0.0:
+            break
+        fixed[worst] = upper[worst] if solution[worst] > upper[worst] else lower[worst]
+        free[worst] = 0.0
+        solution = resolve(free, fixed)
+    return solution
 
 
 def largest(values: FloatArray) -> float:

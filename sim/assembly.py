@@ -1,0 +1,229 @@
+"""From a configuration to running parts: the loop, the simulated cell, and both again from a logged episode."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import mujoco
+import numpy as np
+
+from controllers.executor import ChunkExecutor
+from controllers.kinematics import ArmModel
+from controllers.loop import ControlLoop
+from controllers.robot import load_robot
+from controllers.types import Observation, Pose, RobotState
+from episodes.episode import Episode
+from safety.filter import UncheckedFilter, build_filter
+from safety.profile import load_profile
+from sim.rendering import CameraRenderer
+from sim.robot import SimRobot, apply_actuator_mode
+from sim.scene import CompiledScene, SceneLook, base_scene, compile_scene
+from sim.stack import StackConfig
+from sim.tasks.base import PhrasingSet, TaskInstance
+from sim.tasks.catalog import get_task
+from vla.tokenizers import decoder_from_id
+
+
+class ReplayMismatchError(ValueError):
+    """An episode that cannot be executed again with what is installed here."""
+
+
+def default_config(robot: str = "panda") -> StackConfig:
+    """The tabletop suite's configuration for a built-in robot."""
+    return StackConfig(robot=robot, safety=load_profile(f"{robot}_tabletop"))
+
+
+def assemble_loop(config: StackConfig) -> ControlLoop:
+    """Build executor, controller and safety filter, joined into one tick."""
+    description = load_robot(config.robot)
+    executor = ChunkExecutor(
+        decoder_from_id(config.tokenizer_id, config.action_spec),
+        description.gripper.open,
+        config.control_rate_hz,
+        config.executor,
+    )
+    controller = config.make_controller(ArmModel(description))
+    if config.safety is None:
+        return ControlLoop(executor, controller, UncheckedFilter(config.safety_off_reason), config.control_rate_hz)
+    safety = build_filter(description, config.safety)
+    return ControlLoop(executor, controller, safety, config.control_rate_hz)
+
+
+# ----------------------------------------------------------------------------------------------- chance
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeStreams:
+    """Independent sources of chance of one episode; they depend on task and seed only.
+
+    Attributes:
+        look: Lights, colours, camera jitter.
+        arrangement: Objects and the sampled wording.
+        wording: Wording, when a phrasing set is asked for.
+        policy: Exploration noise and whatever else a policy draws.
+    """
+
+    look: np.random.Generator
+    arrangement: np.random.Generator
+    wording: np.random.Generator
+    policy: np.random.Generator
+
+
+def episode_streams(task_name: str, seed: int) -> EpisodeStreams:
+    """The sources of chance of the episode ``seed`` of a task, whatever ran before it and wherever it runs."""
+    root = np.random.SeedSequence([seed, zlib.crc32(task_name.encode())])
+    return EpisodeStreams(*(np.random.default_rng(child) for child in root.spawn(4)))
+
+
+# ------------------------------------------------------------------------------------ the simulated cell
+
+
+class SimObservationSource:
+    """Joins the pictures of the simulation's current state with the sensed state; an ``ObservationSource``."""
+
+    def __init__(self, robot: SimRobot, renderer: CameraRenderer | None, instruction: str) -> None:
+        """Take pictures with ``renderer``, or none at all."""
+        self._robot = robot
+        self._renderer = renderer
+        self.instruction = instruction
+
+    def observe(self, state: RobotState, commanded_pose: Pose) -> Observation:
+        """Render all cameras now; the simulation must be in ``state``."""
+        images = {} if self._renderer is None else self._renderer.render(self._robot.data)
+        return Observation(images, state, commanded_pose, self.instruction, state.stamp_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class SimCell:
+    """A scene with its task, at rest before tick 0. Close it, or use it as a context manager.
+
+    Attributes:
+        scene: The compiled scene and its XML.
+        robot: The arm in it.
+        instance: The task.
+        instruction: What the policy is told.
+        source: Takes the pictures.
+        streams: The episode's sources of chance; ``policy`` is for the policy.
+        initial_state: State before tick 0.
+    """
+
+    scene: CompiledScene
+    robot: SimRobot
+    instance: TaskInstance
+    instruction: str
+    source: SimObservationSource
+    streams: EpisodeStreams
+    initial_state: np.ndarray
+    _renderer: CameraRenderer | None
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+
+    def __enter__(self) -> SimCell:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def assemble_sim(
+    config: StackConfig,
+    task_name: str,
+    seed: int,
+    *,
+    instruction: str | None = None,
+    phrasing: PhrasingSet | None = None,
+    look: SceneLook | None = None,
+) -> SimCell:
+    """Build the scene of one episode and bring it to rest.
+
+    Args:
+        config: The stack; its controller decides what the actuators take.
+        task_name: Name in the catalog.
+        seed: Seed of scene, arrangement and wording.
+        instruction: Words to use instead of the task's own.
+        phrasing: Draw the wording from this set; default is the task's sampled one.
+        look: A fixed look instead of a sampled one.
+    """
+    description = load_robot(config.robot)
+    streams = episode_streams(task_name, seed)
+    spec = base_scene(description, streams.look, look)
+    spec.option.timestep = config.physics_timestep_s
+    instance = get_task(task_name).build(spec, streams.arrangement)
+    if phrasing is not None:
+        instance = replace(instance, instruction=instance.instruct(phrasing, streams.wording))
+    words = instance.instruction if instruction is None else instruction
+    apply_actuator_mode(spec, description, config.command_mode)
+    scene = compile_scene(spec)
+    robot = SimRobot(scene.model, description, config.control_rate_hz)
+    robot.reset(instance.initialize, config.settle_s)
+    renderer = CameraRenderer(scene.model, config.cameras) if config.cameras else None
+    source = SimObservationSource(robot, renderer, words)
+    return SimCell(scene, robot, instance, words, source, streams, robot.get_state(), renderer)
+
+
+# ----------------------------------------------------------------------------------------------- replay
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayParts:
+    """What re-executes a logged episode.
+
+    Attributes:
+        config: The logged configuration.
+        loop: The loop built from it.
+        robot: The simulation in its state before tick 0; None for an episode of a real robot.
+    """
+
+    config: StackConfig
+    loop: ControlLoop
+    robot: SimRobot | None
+
+    def renderer(self, cameras: Mapping[str, tuple[int, int]] | None = None) -> CameraRenderer:
+        """A renderer of the replayed simulation, by default with the logged cameras.
+
+        Raises:
+            ReplayMismatchError: There is no simulation.
+        """
+        if self.robot is None:
+            raise ReplayMismatchError("expected an episode recorded in simulation, found one of a real robot")
+        return CameraRenderer(self.robot.model, self.config.cameras if cameras is None else cameras)
+
+
+def rebuild_for_replay(episode: Episode) -> ReplayParts:
+    """Build loop and simulation again from what an episode logged.
+
+    Raises:
+        ReplayMismatchError: The robot description changed, or MuJoCo is another version, so that the same commands
+            would not give the same motion.
+    """
+    manifest = episode.manifest
+    config = StackConfig.from_json(manifest.stack)
+    description = load_robot(config.robot)
+    if description.content_hash != manifest.robot_hash:
+        raise ReplayMismatchError(
+            f"{episode.path}: expected the robot description {manifest.robot_hash} that it was recorded with, found "
+            f"{description.content_hash}; check out the release that recorded it"
+        )
+    loop = assemble_loop(config)
+    xml = episode.model_xml
+    if not xml:
+        return ReplayParts(config, loop, None)
+    if manifest.engine.mujoco != mujoco.__version__:
+        raise ReplayMismatchError(
+            f"{episode.path}: expected MuJoCo {manifest.engine.mujoco}, with which it was recorded, found "
+            f"{mujoco.__version__}; physics is only exact within one version: pip install "
+            f"mujoco=={manifest.engine.mujoco}, or replay the control loop alone"
+        )
+    robot = SimRobot(mujoco.MjModel.from_xml_string(xml.decode()), description, config.control_rate_hz)
+    robot.set_state(np.array(episode.physics.initial_state))
+    return ReplayParts(config, loop, robot)

@@ -1,0 +1,268 @@
+"""The configuration of a whole stack, from tokenizer to safety: enough to build the same loop again.
+
+Every episode logs it as JSON; replay reads it back. Reading is strict: an unknown, missing or mistyped entry is an
+error that names what was expected.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar, cast, get_type_hints
+
+from controllers.differential_ik import DifferentialIK, DifferentialIKOptions
+from controllers.executor import ExecutorOptions
+from controllers.joint_impedance import JointImpedance, JointImpedanceOptions
+from controllers.kinematics import ArmModel
+from controllers.operational_space import OperationalSpace, OperationalSpaceOptions
+from controllers.protocols import Controller
+from controllers.robot import nearest_name_hint
+from controllers.types import ActionSpec, CommandMode
+from safety.profile import SafetyProfile, load_profile
+from sim.scene import PHYSICS_TIMESTEP
+from sim.tabletop import CAMERAS, CONTROL_RATE_HZ, EXECUTION_HORIZON, SETTLE_S, TABLETOP_ACTION_SPEC
+from vla.tokenizers import COMPACT_TOKENIZER
+
+ControllerOptions = DifferentialIKOptions | OperationalSpaceOptions | JointImpedanceOptions
+_OPTIONS: Mapping[str, type[ControllerOptions]] = MappingProxyType(
+    {
+        "differential_ik": DifferentialIKOptions,
+        "operational_space": OperationalSpaceOptions,
+        "joint_impedance": JointImpedanceOptions,
+    }
+)
+# Keys that a writer of this version logs; from_json refuses any other set.
+_KEYS = (
+    "robot",
+    "controller",
+    "controller_options",
+    "control_rate_hz",
+    "physics_timestep_s",
+    "settle_s",
+    "action_spec",
+    "tokenizer_id",
+    "safety",
+    "safety_off_reason",
+    "executor",
+    "cameras",
+)
+
+
+class StackConfigError(ValueError):
+    """A stack configuration that is malformed or contradicts itself."""
+
+
+def _no_options() -> ControllerOptions:
+    return DifferentialIKOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """Everything that decides how tokens become motion.
+
+    Attributes:
+        robot: Name of the robot description.
+        controller: Options of the controller; their type chooses it.
+        control_rate_hz: Ticks per second.
+        physics_timestep_s: Physics step; the control period is a whole multiple of it.
+        settle_s: Physics before tick 0 in which objects come to rest.
+        action_spec: Contract of the actions.
+        tokenizer_id: Identity of the tokenizer.
+        safety: The safety profile, None to run without safety.
+        safety_off_reason: Why there is no safety; required then, empty otherwise.
+        executor: How chunks are played.
+        cameras: Camera name -> (height, width) in pixels; empty for policies that need no pictures.
+    """
+
+    robot: str = "panda"
+    controller: ControllerOptions = field(default_factory=_no_options)
+    control_rate_hz: int = CONTROL_RATE_HZ
+    physics_timestep_s: float = PHYSICS_TIMESTEP
+    settle_s: float = SETTLE_S
+    action_spec: ActionSpec = TABLETOP_ACTION_SPEC
+    tokenizer_id: str = COMPACT_TOKENIZER.tokenizer_id
+    safety: SafetyProfile | None = field(default_factory=lambda: load_profile("panda_tabletop"))
+    safety_off_reason: str = ""
+    executor: ExecutorOptions = field(
+        default_factory=lambda: ExecutorOptions(execution_horizon=EXECUTION_HORIZON)
+    )
+    cameras: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType(dict(CAMERAS)))
+
+    def __post_init__(self) -> None:
+        """Check what no part could check alone.
+
+        Raises:
+            StackConfigError: Neither a safety profile nor a reason to run without one, both, or another robot's
+                profile.
+        """
+        reason = self.safety_off_reason.strip()
+        if self.safety is None and not reason:
+            raise StackConfigError(
+                "expected a safety profile, or safety_off_reason with the reason to run without one; found neither"
+            )
+        if self.safety is not None and reason:
+            raise StackConfigError(
+                f"expected a safety profile or a reason to run without one, found profile {self.safety.name!r} "
+                f"and the reason {reason!r}; drop one of them"
+            )
+        if self.safety is not None and self.safety.robot != self.robot:
+            raise StackConfigError(
+                f"expected a safety profile for the robot {self.robot!r}, found {self.safety.name!r}, "
+                f"which is for {self.safety.robot!r}; choose another profile"
+            )
+
+    @property
+    def controller_name(self) -> str:
+        """Name of the controller."""
+        return next(name for name, kind in _OPTIONS.items() if isinstance(self.controller, kind))
+
+    @property
+    def command_mode(self) -> CommandMode:
+        """What the controller commands; the simulated actuators take the same."""
+        position = isinstance(self.controller, DifferentialIKOptions)
+        return CommandMode.POSITION if position else CommandMode.TORQUE
+
+    def make_controller(self, arm: ArmModel) -> Controller:
+        """Build the controller."""
+        options = self.controller
+        if isinstance(options, DifferentialIKOptions):
+            return DifferentialIK(arm, options)
+        if isinstance(options, OperationalSpaceOptions):
+            return OperationalSpace(arm, options)
+        return JointImpedance(arm, options)
+
+    def to_json(self) -> dict[str, object]:
+        """A JSON-ready description; equal configurations give equal JSON."""
+        return {
+            "robot": self.robot,
+            "controller": self.controller_name,
+            "controller_options": options_to_json(self.controller),
+            "control_rate_hz": self.control_rate_hz,
+            "physics_timestep_s": self.physics_timestep_s,
+            "settle_s": self.settle_s,
+            "action_spec": self.action_spec.to_json(),
+            "tokenizer_id": self.tokenizer_id,
+            "safety": None if self.safety is None else self.safety.to_json(),
+            "safety_off_reason": self.safety_off_reason,
+            "executor": options_to_json(self.executor),
+            "cameras": {name: list(size) for name, size in self.cameras.items()},
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, object]) -> StackConfig:
+        """Rebuild a configuration from :meth:`to_json`.
+
+        Raises:
+            StackConfigError: An unknown, missing or mistyped entry.
+        """
+        _check_keys("stack", data, _KEYS)
+        safety = data["safety"]
+        return StackConfig(
+            robot=_as("stack.robot", data["robot"], str),
+            controller=controller_options(
+                _as("stack.controller", data["controller"], str),
+                _as("stack.controller_options", data["controller_options"], dict),
+            ),
+            control_rate_hz=_as("stack.control_rate_hz", data["control_rate_hz"], int),
+            physics_timestep_s=_as("stack.physics_timestep_s", data["physics_timestep_s"], float),
+            settle_s=_as("stack.settle_s", data["settle_s"], float),
+            action_spec=ActionSpec.from_json(_as("stack.action_spec", data["action_spec"], dict)),
+            tokenizer_id=_as("stack.tokenizer_id", data["tokenizer_id"], str),
+            safety=None if safety is None else SafetyProfile.from_json(_as("stack.safety", safety, dict)),
+            safety_off_reason=_as("stack.safety_off_reason", data["safety_off_reason"], str),
+            executor=options_from_json(
+                "stack.executor", ExecutorOptions, _as("stack.executor", data["executor"], dict)
+            ),
+            cameras=_cameras(_as("stack.cameras", data["cameras"], dict)),
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle as JSON, for worker processes."""
+        return (StackConfig.from_json, (self.to_json(),))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when they describe the same stack."""
+        return isinstance(other, StackConfig) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        """Consistent with equality."""
+        return hash(json.dumps(self.to_json(), sort_keys=True))
+
+
+def controller_options(name: str, overrides: Mapping[str, object] | None = None) -> ControllerOptions:
+    """Options of the controller ``name``, with some replaced.
+
+    Raises:
+        StackConfigError: Unknown controller or option; the message lists the valid names.
+    """
+    if name not in _OPTIONS:
+        raise StackConfigError(
+            f"unknown controller {name!r}: expected one of {', '.join(_OPTIONS)}{nearest_name_hint(name, tuple(_OPTIONS))}"
+        )
+    defaults = options_to_json(_OPTIONS[name]())
+    merged = {**defaults, **(overrides or {})}
+    return options_from_json(f"options of {name}", _OPTIONS[name], merged)
+
+
+# ---------------------------------------------------------------------------------- dataclasses and JSON
+
+_T = TypeVar("_T")
+
+
+def options_to_json(options: object) -> dict[str, object]:
+    """A dataclass of scalars and further such dataclasses, as nested dictionaries."""
+    data: dict[str, object] = {}
+    for item in fields(cast(Any, options)):
+        value = getattr(options, item.name)
+        data[item.name] = options_to_json(value) if is_dataclass(value) else value
+    return data
+
+
+def options_from_json(where: str, kind: type[_T], data: Mapping[str, object]) -> _T:
+    """Build a dataclass of scalars from a dictionary that has exactly its fields.
+
+    Raises:
+        StackConfigError: An unknown, missing or mistyped entry.
+    """
+    hints = get_type_hints(kind)
+    names = tuple(item.name for item in fields(cast(Any, kind)))
+    _check_keys(where, data, names)
+    values: dict[str, object] = {}
+    for name in names:
+        place, hint = f"{where}.{name}", hints[name]
+        if is_dataclass(hint):
+            values[name] = options_from_json(place, cast("type[Any]", hint), _as(place, data[name], dict))
+        else:
+            values[name] = _as(place, data[name], hint)
+    return kind(**values)
+
+
+def _as(where: str, value: object, kind: type[_T]) -> _T:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return cast(_T, float(value))
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise StackConfigError(f"{where}: expected {kind.__name__}, found {value!r}")
+    return value
+
+
+def _cameras(data: Mapping[str, object]) -> Mapping[str, tuple[int, int]]:
+    cameras: dict[str, tuple[int, int]] = {}
+    for name, size in data.items():
+        if not isinstance(size, (list, tuple)) or len(size) != 2:
+            raise StackConfigError(f"stack.cameras.{name}: expected [height, width], found {size!r}")
+        height, width = (_as(f"stack.cameras.{name}", item, int) for item in size)
+        cameras[name] = (height, width)
+    return MappingProxyType(cameras)
+
+
+def _check_keys(where: str, data: Mapping[str, object], names: tuple[str, ...]) -> None:
+    for key in data:
+        if key not in names:
+            raise StackConfigError(
+                f"{where}: unknown entry {key!r}{nearest_name_hint(str(key), names)}; valid: {', '.join(names)}"
+            )
+    missing = [name for name in names if name not in data]
+    if missing:
+        raise StackConfigError(f"{where}: missing {', '.join(missing)}")
