@@ -17,6 +17,8 @@ from episodes.errors import EpisodeError
 from episodes.jsontypes import JsonDict
 from episodes.schema import FORMAT_VERSION
 
+_RESTORE = "the manifest was edited or cut; restore it from the array 'sealed_manifest'"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineVersions:
@@ -141,13 +143,16 @@ class Manifest:
                 where,
                 "the fields of format version 1",
                 f"missing {missing}, unknown {unknown}",
-                "the manifest was edited or cut; restore it from the array 'sealed_manifest'",
+                _RESTORE,
             )
         values = cast(dict[str, Any], dict(data))
-        outcome = values["outcome"]
-        values["outcome"] = None if outcome is None else Outcome(**outcome)
-        values["engine"] = EngineVersions(**values["engine"])
-        values["policy"] = PolicyIdentity(**values["policy"])
+        try:
+            outcome = values["outcome"]
+            values["outcome"] = None if outcome is None else Outcome(**outcome)
+            values["engine"] = EngineVersions(**values["engine"])
+            values["policy"] = PolicyIdentity(**values["policy"])
+        except TypeError as error:
+            raise EpisodeError(where, "a manifest of format version 1", str(error), _RESTORE) from error
         return Manifest(**values)
 
     def opening(self) -> Manifest:

@@ -32,15 +32,20 @@ class Damage:
     found: str
 
 
-def verify(episode: Episode) -> tuple[Damage, ...]:
+def verify(episode: Episode, *, frames: bool = True) -> tuple[Damage, ...]:
     """Check the whole episode against its seals; empty when it is intact.
+
+    Args:
+        episode: The episode.
+        frames: Decode and check every picture as well.
 
     A recording that was never closed has no seals besides the journal's own, which opening it has checked already.
     """
     if episode.integrity is None:
         return ()
     raw = episode.unchecked()
-    return (*_manifest_damage(raw), *_array_damage(raw), *_frame_damage(raw))
+    pictures = _frame_damage(raw) if frames else ()
+    return (*_manifest_damage(raw), *_array_damage(raw), *pictures)
 
 
 def _seals(episode: Episode, key: str) -> Mapping[str, str]:
