@@ -58,7 +58,6 @@ class ArmModel:
             str(mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_SITE, index)) for index in range(model.nsite)
         )
         self._ee = self._site_id(description.end_effector_site)
-        self._ee_body = int(model.site_bodyid[self._ee])
         for joint in description.gripper.joints:
             index = int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, joint))
             data.qpos[model.jnt_qposadr[index]] = 0.5 * float(model.jnt_range[index].sum())
@@ -70,12 +69,12 @@ class ArmModel:
         self._qd: FloatArray = data.qvel[: self.n]
         self._ee_position: FloatArray = data.site_xpos[self._ee]
         self._ee_matrix: FloatArray = data.site_xmat[self._ee]
+        self._reference_point: FloatArray = data.subtree_com[model.body_rootid[model.site_bodyid[self._ee]]]
+        self._motion_rate: FloatArray = data.cdof_dot[: self.n]
         self._packed_inertia: FloatArray = data.qM
         nv = int(model.nv)
         self._jacobian = np.zeros((6, nv))
         self._jacobian_rows = (self._jacobian[:3], self._jacobian[3:])
-        self._jacobian_dot = np.zeros((6, nv))
-        self._jacobian_dot_rows = (self._jacobian_dot[:3], self._jacobian_dot[3:])
         self._inertia = np.zeros((nv, nv))
         self._bias = np.zeros(nv)
         self._point_buffers: dict[tuple[str, ...], _PointBuffers] = {}
@@ -146,14 +145,13 @@ class ArmModel:
         """Pose, Jacobian, inertia and bias terms at ``q`` (n,) rad, ``qd`` (n,) rad/s, in one pass."""
         self._place(q)
         bias = self._bias_forces(qd)
-        linear, angular = self._jacobian_dot_rows
-        mujoco.mj_jacDot(self._model, self._data, linear, angular, self._ee_position, self._ee_body)
+        jacobian = self._end_effector_jacobian()
         return ArmDynamics(
             pose=self._pose(),
-            jacobian=self._end_effector_jacobian(),
+            jacobian=jacobian,
             mass_matrix=self._mass_matrix(),
             bias=bias,
-            acceleration_bias=self._jacobian_dot[:, : self.n] @ qd,
+            acceleration_bias=self._acceleration_bias(jacobian @ qd, qd),
         )
 
     # ---------------------------------------------------------------------------------------- private
@@ -188,6 +186,29 @@ class ArmModel:
         mujoco.mj_comVel(self._model, self._data)  # RNE reads the velocities that this computes
         mujoco.mj_rne(self._model, self._data, 0, self._bias)
         return self._bias[: self.n].copy()
+
+    def _acceleration_bias(self, twist: FloatArray, qd: FloatArray) -> FloatArray:
+        """Jdot qd (6,) of the end effector, after :meth:`_bias_forces`.
+
+        MuJoCo's ``cdof_dot`` is the rate of each joint's motion vector, angular part first, at a reference point ``c``
+        that it takes as fixed. At the end effector ``p`` that makes ``a + alpha x (p - c) + omega x v``.
+        (``mj_jacDot`` of MuJoCo 3.3.0 gives another linear part, which finite differences contradict.)
+        """
+        ax, ay, az, lx, ly, lz = (qd @ self._motion_rate).tolist()
+        px, py, pz = self._ee_position.tolist()
+        cx, cy, cz = self._reference_point.tolist()
+        rx, ry, rz = px - cx, py - cy, pz - cz
+        vx, vy, vz, wx, wy, wz = twist.tolist()
+        return np.array(
+            [
+                lx + ay * rz - az * ry + wy * vz - wz * vy,
+                ly + az * rx - ax * rz + wz * vx - wx * vz,
+                lz + ax * ry - ay * rx + wx * vy - wy * vx,
+                ax,
+                ay,
+                az,
+            ]
+        )
 
     def _site_id(self, name: str) -> int:
         if name not in self._site_names:

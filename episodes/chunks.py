@@ -11,8 +11,11 @@ import numpy as np
 from controllers.types import ActionChunk, ChunkArrival, IntArray
 from episodes.errors import EpisodeError
 from episodes.manifest import canonical_json
+from episodes.packing import clamp_int64
 
 MAX_TOKEN_BYTES = 1 << 20  # a stranger's chunk must not be able to fill the disk
+MAX_TEXT = 1 << 16
+NUMBERS = ("chunk_id", "observation_stamp_ns", "inference_ns")
 _JSON_TOKENS = "python/json"
 _CUT_TOKENS = "python/cut"
 
@@ -31,11 +34,12 @@ class ChunkRecord:
 
     def is_regular(self, horizon: int, dims: int) -> bool:
         """Whether it fits the tokens table: int64 of the declared shape, all numbers within int64."""
-        numbers = ("chunk_id", "observation_stamp_ns", "inference_ns")
+        header = self.header
         return (
-            self.header["dtype"] == "<i8"
-            and self.header["shape"] == [horizon, dims]
-            and all(-(1 << 63) <= self.header[name] < 1 << 63 for name in numbers)
+            header["dtype"] == "<i8"
+            and header["shape"] == [horizon, dims]
+            and all(type(header[name]) is str for name in ("tokenizer_id", "spec_hash"))
+            and all(type(header[name]) is int and clamp_int64(header[name]) == header[name] for name in NUMBERS)
         )
 
     def encode(self) -> bytes:
@@ -47,17 +51,17 @@ class ChunkRecord:
         """The arrival as the loop saw it.
 
         Raises:
-            EpisodeError: The chunk was too large to log.
+            EpisodeError: The chunk was too large or too strange to log.
         """
         header = self.header
         chunk = ActionChunk(
             tokens=_decode_tokens(header, self.data),
-            tokenizer_id=header["tokenizer_id"],
-            spec_hash=header["spec_hash"],
-            observation_stamp_ns=header["observation_stamp_ns"],
-            chunk_id=header["chunk_id"],
+            tokenizer_id=_decode_scalar(header["tokenizer_id"]),
+            spec_hash=_decode_scalar(header["spec_hash"]),
+            observation_stamp_ns=_decode_scalar(header["observation_stamp_ns"]),
+            chunk_id=_decode_scalar(header["chunk_id"]),
         )
-        return ChunkArrival(chunk, header["inference_ns"])
+        return ChunkArrival(chunk, _decode_scalar(header["inference_ns"]))
 
 
 def decode_chunk(payload: bytes | memoryview) -> ChunkRecord:
@@ -71,15 +75,43 @@ def chunk_record(arrival: ChunkArrival) -> ChunkRecord:
     chunk = arrival.chunk
     dtype, shape, data = _encode_tokens(cast(object, chunk.tokens))
     header = {
-        "chunk_id": int(chunk.chunk_id),
-        "observation_stamp_ns": int(chunk.observation_stamp_ns),
-        "inference_ns": int(arrival.inference_ns),
-        "tokenizer_id": str(chunk.tokenizer_id),
-        "spec_hash": str(chunk.spec_hash),
+        "chunk_id": _encode_scalar(chunk.chunk_id),
+        "observation_stamp_ns": _encode_scalar(chunk.observation_stamp_ns),
+        "inference_ns": _encode_scalar(arrival.inference_ns),
+        "tokenizer_id": _encode_scalar(chunk.tokenizer_id),
+        "spec_hash": _encode_scalar(chunk.spec_hash),
         "shape": shape,
         "dtype": dtype,
     }
     return ChunkRecord(header, data)
+
+
+def _encode_scalar(value: object) -> object:
+    """A field that should be a number or a string, whatever it is: replay must refuse it for the same reason."""
+    if value is None or type(value) in (bool, int, float):
+        return value
+    if isinstance(value, str):
+        return str(value)[:MAX_TEXT]
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        scalar = np.asarray(cast(Any, value))
+        return {"numpy": scalar.dtype.str, "value": scalar.item()}
+    return {"python": type(value).__name__}
+
+
+def _decode_scalar(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    encoded = cast(dict[str, Any], value)
+    if "numpy" in encoded:
+        return np.asarray(encoded["value"], encoded["numpy"])[()]
+    raise EpisodeError(
+        "a chunk", "numbers and strings in its fields", f"a {encoded.get('python')}", "it cannot be replayed"
+    )
+
+
+def as_int64(value: object) -> int:
+    """A field of the chunks table: the number, or -1 for what is none."""
+    return clamp_int64(value) if isinstance(value, int) else -1
 
 
 def _encode_tokens(tokens: object) -> tuple[str, list[int], bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
@@ -49,16 +49,12 @@ class StackIdentity:
         tokenizer_id: Of the decoder's tokenizer.
         safety_profile_hash: Of the rebuilt profile.
         model_xml_sha256: Of the model that the robot was built from, empty without a simulated robot.
-        engine: Versions installed here.
-        code_hash: Of the sources that are running.
     """
 
     action_spec_hash: str
     tokenizer_id: str
     safety_profile_hash: str
     model_xml_sha256: str = ""
-    engine: EngineVersions = field(default_factory=current_engine)
-    code_hash: str = field(default_factory=source_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +155,7 @@ def replay(
         first_divergence=divergence,
         refusal=None,
         waived=waived,
-        notes=_notes(episode.manifest.engine, parts.identity.engine),
+        notes=_notes(episode.manifest.engine, current_engine()),
         realtime_factor=recorded_s / max(elapsed, 1e-9),
     )
 
@@ -188,6 +184,11 @@ def _check_start(episode: Episode) -> None:
 def _environment_differences(episode: Episode) -> Iterator[tuple[Refusal, Divergence]]:
     """What can be told before anything is rebuilt."""
     manifest = episode.manifest
+    mujoco, code = current_engine().mujoco, source_hash()
+    if mujoco != manifest.engine.mujoco:
+        yield Refusal.ENGINE, Divergence(-1, "engine.mujoco", manifest.engine.mujoco, mujoco)
+    if code != manifest.code_hash:
+        yield Refusal.CODE, Divergence(-1, "code_hash", manifest.code_hash, code)
     found = sha256_hex(episode.model_xml) if episode.model_xml else ""
     if found != manifest.model_xml_sha256:
         yield Refusal.DAMAGED, Divergence(-1, "model_xml", manifest.model_xml_sha256, found)
@@ -196,8 +197,6 @@ def _environment_differences(episode: Episode) -> Iterator[tuple[Refusal, Diverg
 def _identity_differences(episode: Episode, identity: StackIdentity) -> Iterator[tuple[Refusal, Divergence]]:
     manifest = episode.manifest
     pairs = [
-        (Refusal.ENGINE, "engine.mujoco", manifest.engine.mujoco, identity.engine.mujoco),
-        (Refusal.CODE, "code_hash", manifest.code_hash, identity.code_hash),
         (Refusal.SPEC, "action_spec_hash", manifest.action_spec_hash, identity.action_spec_hash),
         (Refusal.TOKENIZER, "tokenizer_id", manifest.tokenizer_id, identity.tokenizer_id),
         (Refusal.PROFILE, "safety_profile_hash", manifest.safety_profile_hash, identity.safety_profile_hash),

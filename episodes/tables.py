@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from controllers.types import FloatArray
-from episodes.chunks import ChunkRecord, decode_chunk
+from episodes.chunks import NUMBERS, ChunkRecord, as_int64, decode_chunk
 from episodes.errors import EpisodeError
 from episodes.images import Frame, decode_frame
 from episodes.integrity import chain_rows, genesis
@@ -205,10 +205,7 @@ def _chunk_table(
     taken = {(event.tick, event.chunk_id) for event in events if event.kind is EventKind.ACCEPTED}
     tokenizers, specs = _Interner(), _Interner()
     count = len(chunks)
-    columns_int = {
-        name: np.zeros(count, np.int64)
-        for name in ("arrival_tick", "chunk_id", "observation_stamp_ns", "inference_ns", "tokenizer_id", "spec_hash")
-    }
+    columns_int = {name: np.zeros(count, np.int64) for name in ("arrival_tick", *NUMBERS, "tokenizer_id", "spec_hash")}
     accepted, malformed = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
     tokens = np.full((count, horizon, dims), -1, np.int64)
     details: list[dict[str, object]] = []
@@ -216,21 +213,19 @@ def _chunk_table(
     for index, (tick, chunk) in enumerate(chunks):
         header = chunk.header
         columns_int["arrival_tick"][index] = tick
-        columns_int["tokenizer_id"][index] = tokenizers(header["tokenizer_id"])
-        columns_int["spec_hash"][index] = specs(header["spec_hash"])
-        key = (tick, header["chunk_id"])
+        columns_int["tokenizer_id"][index] = tokenizers(str(header["tokenizer_id"]))
+        columns_int["spec_hash"][index] = specs(str(header["spec_hash"]))
+        for name in NUMBERS:
+            columns_int[name][index] = as_int64(header[name])
+        key = (tick, as_int64(header["chunk_id"]))
         accepted[index] = key in taken
         taken.discard(key)
         if chunk.is_regular(horizon, dims):
-            for name in ("chunk_id", "observation_stamp_ns", "inference_ns"):
-                columns_int[name][index] = header[name]
             tokens[index] = np.frombuffer(chunk.data, np.int64).reshape(horizon, dims)
         else:
             malformed[index] = 1
             details.append({"row": index, "offset": len(raw), "bytes": len(chunk.data), **header})
             raw += chunk.data
-            for name in ("chunk_id", "observation_stamp_ns", "inference_ns"):
-                columns_int[name][index] = max(-(1 << 63), min((1 << 63) - 1, header[name]))
     for name, values in columns_int.items():
         arrays[f"chunks/{name}"] = values
     arrays["chunks/accepted"], arrays["chunks/malformed"] = accepted, malformed

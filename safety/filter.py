@@ -242,14 +242,12 @@ class PathConsistentFilter:
             asked = self._torque.velocity_after(start, tick.previous, values, dt)
 
         factory = self._factory(tick)
-        margin = self._chooser.unchanged(factory, asked)
-        if margin == margin:  # not NaN: nothing bites
-            choice = Choice(asked, reasons, 1.0, margin)
-        else:
+        choice = self._chooser.unchanged(factory, asked)
+        if choice.reasons:
             demand = asked
             if mode is CommandMode.POSITION:
                 demand = caught_up(memory.asked - start, (values - memory.asked) / dt, self._acceleration, dt)
-            choice = self._chooser.slowed(factory, demand, asked)
+            choice = self._chooser.slowed(factory, demand, asked, choice.reasons)
             reasons += choice.reasons
             if mode is CommandMode.POSITION:
                 values = start + choice.velocity * dt
@@ -269,7 +267,7 @@ class PathConsistentFilter:
 
     def _stop(self, memory: SafetyMemory, tick: _Tick, status: SafetyStatus) -> _Verdict:
         """Execute the stored stop, then stay."""
-        choice = self._chooser.stopping(self._factory(tick), ())
+        choice = self._chooser.stopping(self._factory(tick))
         held: FloatArray | None = None
         if tick.mode is CommandMode.POSITION:
             values = tick.start + choice.velocity * tick.dt
@@ -306,11 +304,11 @@ class PathConsistentFilter:
         velocity = verdict.choice.velocity
         asked = memory.asked
         if tick.mode is CommandMode.POSITION:
-            position = frozen_array(verdict.command.values)
+            position = _frozen(verdict.command.values)
             running = verdict.status in (SafetyStatus.RUN, SafetyStatus.LIMITING)
-            asked = frozen_array(accepted.values) if running and accepted is not None else position
+            asked = _frozen(accepted.values) if running and accepted is not None else position
         else:
-            position = frozen_array(tick.start + velocity * tick.dt)
+            position = _frozen(tick.start + velocity * tick.dt)
         mode, stamp_ns, fresh_ns = memory.mode, memory.command_stamp_ns, memory.fresh_ns
         if accepted is not None:
             mode = tick.mode
@@ -319,7 +317,7 @@ class PathConsistentFilter:
         return SafetyMemory(
             mode=mode,
             position=position,
-            velocity=frozen_array(velocity),
+            velocity=_frozen(velocity),
             asked=asked,
             held=verdict.held,
             gripper_opening=verdict.command.gripper_opening,
@@ -329,6 +327,13 @@ class PathConsistentFilter:
             command_stamp_ns=stamp_ns,
             fresh_ns=fresh_ns if fresh_ns != _NEVER else tick.now_ns,
         )
+
+
+def _frozen(values: FloatArray) -> FloatArray:
+    """A read-only copy; :func:`frozen_array` without the conversion."""
+    copy = values.copy()
+    copy.flags.writeable = False
+    return copy
 
 
 def build_filter(description: RobotDescription, profile: SafetyProfile) -> PathConsistentFilter:

@@ -59,74 +59,84 @@ class PathChooser:
         limits: tuple[Limit, ...] = (velocity, acceleration, *others)  # velocity first: it bounds what others see
         self._judges = tuple((limit, limit.judge, 1.0 / limit.margin_scale) for limit in limits)
 
-    def admissible(self, motion: Motion) -> float:
-        """Smallest scaled margin of a motion that every limit admits; NaN if one does not."""
-        smallest = math.inf
-        for _, judge, per_scale in self._judges:
-            slack, margin = judge(motion)
-            if not slack >= 0.0:
-                return math.nan
-            margin *= per_scale
-            if margin < smallest:
-                smallest = margin
-        return smallest
+    def unchanged(self, factory: MotionFactory, asked: FloatArray) -> Choice:
+        """Let ``asked`` (n,) rad/s pass if it, and a gentle stop after it, stay inside every limit.
 
-    def unchanged(self, factory: MotionFactory, demand: FloatArray) -> float:
-        """Smallest scaled margin if ``demand`` (n,) rad/s may pass unchanged, else NaN.
-
-        It may if it, and a stop at the gentle approach deceleration, stay inside every limit.
+        Returns:
+            The choice, or one whose reason is the limit that objects and whose ``min_margin`` is NaN.
         """
-        return self.admissible(factory.motion(demand, self._approach))
+        margin, limit = self._judge(factory.motion(asked, self._approach))
+        if limit is None:
+            return Choice(asked, (), 1.0, margin)
+        return Choice(asked, _with((), limit, margin), 1.0, math.nan)
 
-    def slowed(self, factory: MotionFactory, demand: FloatArray, asked: FloatArray) -> Choice:
+    def slowed(
+        self, factory: MotionFactory, demand: FloatArray, asked: FloatArray, reasons: tuple[SafetyReason, ...]
+    ) -> Choice:
         """Follow a demand as fast as the limits allow.
 
         Args:
             factory: The tick's start.
             demand: (n,) rad/s, the velocity along the commanded path.
             asked: (n,) rad/s, the velocity that the command would have needed; the speed scale refers to it.
+            reasons: Why that may not pass.
         """
-        target, reasons = self._target(factory, demand)
+        target, reasons = self._target(factory, demand, reasons)
         previous = factory.previous_velocity
         change = target - previous
         steepness = max((np.abs(change) / (self._acceleration.maximum * factory.dt)).tolist())
         # Within reach, this is the target. Else the corner is too sharp for this speed, and is taken gradually.
         velocity = target if steepness <= 1.0 else previous + change * (_ROUNDING / steepness)
         if steepness > 1.0:
-            reasons = _with(reasons, self._acceleration, factory.motion(target))
-        margin = self.admissible(factory.motion(velocity))
-        if margin != margin:
-            return self.stopping(factory, reasons, _progress(braked(previous, factory.acceleration, factory.dt), asked))
-        return Choice(velocity, reasons, _progress(velocity, asked), margin)
+            reasons = _with(reasons, self._acceleration, (1.0 - steepness) * self._acceleration.margin_scale)
+        margin, limit = self._judge(factory.motion(velocity))
+        if limit is None:
+            return Choice(velocity, reasons, _progress(velocity, asked), margin)
+        stop = self.stopping(factory)
+        reasons = _with(reasons, limit, margin)
+        return Choice(stop.velocity, reasons, _progress(stop.velocity, asked), stop.min_margin)
 
-    def stopping(self, factory: MotionFactory, reasons: tuple[SafetyReason, ...], speed_scale: float = 0.0) -> Choice:
+    def stopping(self, factory: MotionFactory) -> Choice:
         """Execute the stored stop: one more step of braking along the last velocity. Needs no judgement to be safe."""
         velocity = braked(factory.previous_velocity, factory.acceleration, factory.dt)
         motion = factory.motion(velocity)
         margin = min(judge(motion).margin * per_scale for _, judge, per_scale in self._judges)
-        return Choice(velocity, reasons, speed_scale, margin)
+        return Choice(velocity, (), 0.0, margin)
 
-    def _target(self, factory: MotionFactory, demand: FloatArray) -> tuple[FloatArray, tuple[SafetyReason, ...]]:
+    def _judge(self, motion: Motion) -> tuple[float, Limit | None]:
+        """Smallest scaled margin if every limit admits a motion; else the margin of the first that does not, and it."""
+        smallest = math.inf
+        for limit, judge, per_scale in self._judges:
+            slack, margin = judge(motion)
+            if not slack >= 0.0:
+                return margin, limit
+            margin *= per_scale
+            if margin < smallest:
+                smallest = margin
+        return smallest, None
+
+    def _target(
+        self, factory: MotionFactory, demand: FloatArray, reasons: tuple[SafetyReason, ...]
+    ) -> tuple[FloatArray, tuple[SafetyReason, ...]]:
         """The largest share of the demand that leaves room for a gentle stop, and the limits that bound it."""
-        reasons: tuple[SafetyReason, ...] = ()
+        share = 1.0
         motion = factory.motion(demand, self._approach)
-        _, highest = scale_interval(self._velocity.inequalities(motion), demand)
-        if highest < 1.0:
-            demand = demand * (highest * _ROUNDING)
-            reasons = _with(reasons, self._velocity, motion)
-            motion = factory.motion(demand, self._approach)
-        lowest, highest = scale_interval(self._acceleration.inequalities(motion), demand)
-        if lowest <= highest and 0.0 <= highest < 1.0:
-            demand = demand * (highest * _ROUNDING)
-            reasons = _with(reasons, self._acceleration, motion)
+        for limit in (self._velocity, self._acceleration):
+            lowest, highest = scale_interval(limit.inequalities(motion), demand)
+            if highest < 1.0 and lowest <= highest and highest >= 0.0:
+                share = min(share, highest)
+                reasons = _with(reasons, limit, limit.judge(motion).margin)
+        if share < 1.0:
+            demand = demand * (share * _ROUNDING)
             motion = factory.motion(demand, self._approach)
         share = 1.0
         for limit in self._others:
-            if limit.judge(motion).slack >= 0.0:
+            slack, margin = limit.judge(motion)
+            if slack >= 0.0:
                 continue
             _, highest = scale_interval(limit.inequalities(motion), demand)
             share = min(share, highest)
-            reasons = _with(reasons, limit, motion)
+            reasons = _with(reasons, limit, margin)
         return (demand if share >= 1.0 else demand * (share * _ROUNDING)), reasons
 
 
@@ -153,11 +163,12 @@ def caught_up(lag: FloatArray, rate: FloatArray, acceleration: FloatArray, dt: f
     return rate + lag * share
 
 
-def _with(reasons: tuple[SafetyReason, ...], limit: Limit, motion: Motion) -> tuple[SafetyReason, ...]:
+def _with(reasons: tuple[SafetyReason, ...], limit: Limit, margin: float) -> tuple[SafetyReason, ...]:
     """Add a limit, with the margin that the motion would have had; each limit once."""
-    if any(reason.limit == limit.name for reason in reasons):
-        return reasons
-    return (*reasons, SafetyReason(limit.name, limit.judge(motion).margin, f"slowed down; margin in {limit.unit}"))
+    for reason in reasons:
+        if reason.limit == limit.name:
+            return reasons
+    return (*reasons, SafetyReason(limit.name, margin, f"slowed down; margin in {limit.unit}"))
 
 
 def _progress(velocity: FloatArray, asked: FloatArray) -> float:

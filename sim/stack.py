@@ -85,9 +85,7 @@ class StackConfig:
     tokenizer_id: str = COMPACT_TOKENIZER.tokenizer_id
     safety: SafetyProfile | None = field(default_factory=lambda: load_profile("panda_tabletop"))
     safety_off_reason: str = ""
-    executor: ExecutorOptions = field(
-        default_factory=lambda: ExecutorOptions(execution_horizon=EXECUTION_HORIZON)
-    )
+    executor: ExecutorOptions = field(default_factory=lambda: ExecutorOptions(execution_horizon=EXECUTION_HORIZON))
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType(dict(CAMERAS)))
 
     def __post_init__(self) -> None:
@@ -198,8 +196,9 @@ def controller_options(name: str, overrides: Mapping[str, object] | None = None)
         StackConfigError: Unknown controller or option; the message lists the valid names.
     """
     if name not in _OPTIONS:
+        names = tuple(_OPTIONS)
         raise StackConfigError(
-            f"unknown controller {name!r}: expected one of {', '.join(_OPTIONS)}{nearest_name_hint(name, tuple(_OPTIONS))}"
+            f"unknown controller {name!r}: expected one of {', '.join(names)}{nearest_name_hint(name, names)}"
         )
     defaults = options_to_json(_OPTIONS[name]())
     merged = {**defaults, **(overrides or {})}

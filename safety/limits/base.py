@@ -3,15 +3,16 @@
 A limit looks at a :class:`~safety.motion.Motion` and answers twice. ``judge`` says whether the tick *and the stop after
 it* stay inside, and with what margin. ``inequalities`` says by how much the commanded velocity must shrink: linear
 inequalities on the joint velocity ``qd`` whose right-hand side already allows for braking. Both agree: the largest
-share of the velocity that satisfies the inequalities is a motion that ``judge`` accepts. And both always admit rest (the
-acceleration limit admits the straight-line stop instead): a robot found outside a limit may stand still or move back
-in, never farther out.
+share of the velocity that satisfies the inequalities is a motion that ``judge`` accepts. And both always admit rest
+(the acceleration limit admits the straight-line stop instead): a robot found outside a limit may stand still or move
+back in, never farther out.
 
 A new limit is one class in a new file, listed in ``safety/limits/__init__.py``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -110,24 +111,23 @@ def scale_interval(constraint: Inequalities | VelocityBox, velocity: FloatArray)
     return lowest, highest
 
 
-def stoppable_share(first: FloatArray, second: FloatArray, distance: FloatArray) -> FloatArray:
-    """Largest s with ``first s + second s^2 <= distance``, for each element.
+def stoppable_share(first: float, second: float, distance: float) -> float:
+    """Largest s with ``first s + second s^2 <= distance``.
 
     ``first`` is the way made before braking starts and ``second`` the way made while braking, both at the proposed
     velocity: with all joints slowed together by s, the first shrinks by s and the second by s^2.
 
     Args:
-        first: (m,), of any sign.
-        second: (m,), not negative where ``first`` is positive.
-        distance: (m,) free way ahead, >= 0.
+        first: Of any sign.
+        second: Not negative where ``first`` is positive.
+        distance: Free way ahead, >= 0.
 
     Returns:
-        (m,) in [0, inf].
+        A share in [0, inf].
     """
-    bending = np.maximum(second, 0.0)
-    root = np.sqrt(first * first + 4.0 * bending * distance)
-    away = first < 0.0
-    # Two forms of one root: each avoids the cancellation of the other.
-    top = np.where(away, root - first, 2.0 * distance)
-    bottom = np.where(away, 2.0 * bending, first + root)
-    return np.divide(top, bottom, out=np.full_like(first, np.inf), where=bottom > 0.0)
+    if first < 0.0:  # two forms of one root: each avoids the cancellation of the other
+        return (
+            (math.sqrt(first * first + 4.0 * second * distance) - first) / (2.0 * second) if second > 0.0 else math.inf
+        )
+    bottom = first + math.sqrt(first * first + 4.0 * max(second, 0.0) * distance)
+    return 2.0 * distance / bottom if bottom > 0.0 else math.inf

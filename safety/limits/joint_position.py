@@ -26,29 +26,38 @@ class JointPositionLimit:
         """
         self.lower = lower
         self.upper = upper
-        self._acceleration = acceleration
+        self._centre: FloatArray = 0.5 * (lower + upper)
+        self._half: FloatArray = 0.5 * (upper - lower)
+        self._acceleration: list[float] = acceleration.tolist()
 
     def judge(self, motion: Motion) -> Judgement:
         """The end of the stop decides: the way there is a straight line."""
-        q = motion.position
+        offset = motion.position - self._centre
         way = motion.velocity * motion.reach_time
-        above, below = self.upper - q, q - self.lower
-        margin = min(min(above.tolist()), min(below.tolist()), min((above - way).tolist()), min((below + way).tolist()))
+        start = self._half - np.abs(offset)
+        end = self._half - np.abs(offset + way)
+        margin = min(min(start.tolist()), min(end.tolist()))
         if margin >= 0.0:
             return Judgement(margin, margin)
-        above, below = np.maximum(above, 0.0), np.maximum(below, 0.0)
-        return Judgement(min(min((above - way).tolist()), min((below + way).tolist())), margin)
+        above = np.maximum(self.upper - motion.position, 0.0) - way
+        below = np.maximum(motion.position - self.lower, 0.0) + way
+        return Judgement(min(min(above.tolist()), min(below.tolist())), margin)
 
     def inequalities(self, motion: Motion) -> VelocityBox:
         """Velocities from which braking stops short of the range's ends."""
-        q, speeds, stop_time = motion.position, motion.speeds, motion.stop_time
-        moving = speeds > 0.0
-        # The deceleration that each joint has on this path; its own limit where the path leaves it still.
-        path = speeds / stop_time if stop_time > 0.0 else speeds
-        deceleration = np.where(moving, path, self._acceleration)
-        unit_speed = np.where(moving, speeds, 1.0)
-        first = unit_speed * motion.first_time
-        second = unit_speed * unit_speed / (2.0 * deceleration)
-        upper = unit_speed * stoppable_share(first, second, np.maximum(self.upper - q, 0.0))
-        lower = unit_speed * stoppable_share(first, second, np.maximum(q - self.lower, 0.0))
-        return VelocityBox(-lower, upper)
+        stop_time, first_time = motion.stop_time, motion.first_time
+        lower: list[float] = []
+        upper: list[float] = []
+        for above, below, speed, limit in zip(
+            (self.upper - motion.position).tolist(),
+            (motion.position - self.lower).tolist(),
+            motion.speeds.tolist(),
+            self._acceleration,
+            strict=True,
+        ):
+            # A joint in motion brakes with the path; one that the path leaves still would brake by its own limit.
+            unit = speed if speed > 0.0 else 1.0
+            first, second = unit * first_time, 0.5 * unit * (stop_time if speed > 0.0 else unit / limit)
+            upper.append(unit * stoppable_share(first, second, max(above, 0.0)))
+            lower.append(-unit * stoppable_share(first, second, max(below, 0.0)))
+        return VelocityBox(np.array(lower), np.array(upper))

@@ -8,8 +8,6 @@ from controllers.types import FloatArray
 from safety.limits.base import Inequalities, Judgement, stoppable_share
 from safety.motion import Motion
 
-_SIGNS: FloatArray = np.array([1.0, -1.0]).reshape(2, 1, 1)
-
 
 class WorkspaceBoxLimit:
     """Point i stays within ``[lower[i], upper[i]]``, each (k, 3) m in the base frame.
@@ -35,19 +33,22 @@ class WorkspaceBoxLimit:
         self.lower = lower
         self.upper = upper
         self._k, self._n = k, n
-        self._walls: FloatArray = np.stack((upper, -lower))  # (2, k, 3): distance = walls - signs * point
+        self._centre: FloatArray = 0.5 * (lower + upper)
+        self._half: FloatArray = 0.5 * (upper - lower)
         self._curvature: FloatArray = np.ascontiguousarray(curvature.reshape(k * n, n))
 
     def judge(self, motion: Motion) -> Judgement:
         """The distance at the end of the stop, bent towards the wall as far as the curve can be."""
-        distance, rate, bend = self._rows(motion)
-        reach = motion.reach_time
-        way = rate * reach + bend * (0.5 * reach * reach)
-        margin = min(min(distance.ravel().tolist()), min((distance - way).ravel().tolist()))
+        k, reach = self._k, motion.reach_time
+        offset = motion.points - self._centre
+        way = motion.rates[: 3 * k].reshape(k, 3) * reach
+        start = self._half - np.abs(offset)
+        end = self._half - np.abs(offset + way) - self._bend(motion)
+        margin = min(min(start.ravel().tolist()), min(end.ravel().tolist()))
         if margin >= 0.0:
             return Judgement(margin, margin)
-        free = np.maximum(distance, 0.0)
-        return Judgement(min((free - way).ravel().tolist()), margin)
+        distance, rate, bend = self._rows(motion)
+        return Judgement(min((np.maximum(distance, 0.0) - rate * reach - bend).tolist()), margin)
 
     def inequalities(self, motion: Motion) -> Inequalities:
         """One row for each point, axis and side, towards the wall positive.
@@ -55,28 +56,34 @@ class WorkspaceBoxLimit:
         Where the motion leaves a wall on so sharp a curve that it could swing back into it, one more row bounds the
         speed along the motion.
         """
-        distance, rate, bend = self._rows(motion)
-        k, reach = self._k, motion.reach_time
-        linear = motion.jacobian[: 3 * k]
+        linear = motion.jacobian[: 3 * self._k]
         rows = np.concatenate((linear, -linear))
-        toward, free = rate.ravel(), np.maximum(distance, 0.0).ravel()
-        sag = np.broadcast_to(bend * (0.5 * reach * reach), rate.shape).ravel()
-        second = 0.5 * toward * motion.stop_time + sag
-        share = stoppable_share(toward * motion.first_time, second, free)
-        approaching = toward > 0.0
-        bound = np.where(approaching, share, 0.0) * np.where(approaching, toward, 0.0)
-        bound = np.where(approaching, bound, free / reach)
-        swing = min(share[~approaching].tolist(), default=1.0)
+        distance, rate, bend = self._rows(motion)
+        free = np.maximum(distance, 0.0)
+        bound = free / motion.reach_time  # at that rate the wall is reached; more is allowed where slowing shortens it
+        swing = 1.0
+        for row in np.flatnonzero(rate * motion.reach_time + bend > free).tolist():
+            toward = float(rate[row])
+            second = 0.5 * toward * motion.stop_time + float(bend[row])
+            share = stoppable_share(toward * motion.first_time, second, float(free[row]))
+            if toward > 0.0:
+                bound[row] = toward * share
+            else:
+                swing = min(swing, share)
         if swing >= 1.0:
             return Inequalities(rows, bound)
-        speed = float(np.dot(motion.velocity, motion.velocity))
-        along = motion.velocity / speed
+        along = motion.velocity / float(np.dot(motion.velocity, motion.velocity))
         return Inequalities(np.concatenate((rows, along[None])), np.append(bound, swing))
 
     def _rows(self, motion: Motion) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Distance to each wall (2, k, 3) m, rate towards it m/s, and curvature bound (k, 1) m/s^2."""
-        k, n, speeds = self._k, self._n, motion.speeds
-        rate = _SIGNS * motion.rates[: 3 * k].reshape(k, 3)
-        distance = self._walls - _SIGNS * motion.points
-        bend = self._curvature.dot(speeds).reshape(k, n).dot(speeds)
-        return distance, rate, bend.reshape(k, 1)
+        """For each wall (6 k,): distance m, rate towards it m/s, and bend during tick and stop, m."""
+        rate = motion.rates[: 3 * self._k]
+        above, below = (self.upper - motion.points).ravel(), (motion.points - self.lower).ravel()
+        bend = np.repeat(self._bend(motion).ravel(), 3)
+        return np.concatenate((above, below)), np.concatenate((rate, -rate)), np.concatenate((bend, bend))
+
+    def _bend(self, motion: Motion) -> FloatArray:
+        """How far each point can depart from its tangent during tick and stop, (k, 1) m."""
+        k, n, speeds, reach = self._k, self._n, motion.speeds, motion.reach_time
+        squares = self._curvature.dot(speeds).reshape(k, n).dot(speeds)
+        return (squares * (0.5 * reach * reach)).reshape(k, 1)

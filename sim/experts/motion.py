@@ -147,7 +147,7 @@ def between_fingers(hand: Hand, item: Item) -> bool:
 
 def holds(hand: Hand, item: Item) -> bool:
     """Whether the fingers have closed on ``item``."""
-    return between_fingers(hand, item) and item.width - 0.008 < hand.opening < item.width + 0.003
+    return between_fingers(hand, item) and hand.opening < item.width + 0.003
 
 
 def pick(hand: Hand, item: Item, *, hover: float = 0.12, clear: float = 0.065, turn: bool = True) -> Aim:

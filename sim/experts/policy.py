@@ -20,8 +20,9 @@ from sim.robot import SimRobot
 from sim.tasks.base import TaskInstance
 from vla.tokenizers.uniform import COMPACT_TOKENIZER, UniformBinTokenizer
 
-DECELERATION_M_S2 = 1.1
-_TURN_RAD_S = 2.0
+DECELERATION_M_S2 = 0.9
+_TURN_RAD_S = 0.8
+_TURN_RAD_S2 = 3.0
 _FINGER_M_S = 0.24  # rate of the opening that rows are predicted with
 _LAG_DECAY = 0.5  # the arm's lag behind its reference shrinks by this from row to row
 _DOWN = frozen_array([0.0, 1.0, 0.0, 0.0])
@@ -106,9 +107,13 @@ def _step(aim: Aim, position: FloatArray, dt: float) -> FloatArray:
     length = float(np.linalg.norm(error))
     if aim.speed <= 0.0 or length < 1e-9:
         return np.zeros(3)
-    half = 0.5 * DECELERATION_M_S2 * dt
-    speed = min(aim.speed, math.sqrt(2.0 * DECELERATION_M_S2 * length + half * half) - half)
-    return error * min(1.0, speed * dt / length)
+    return error * min(1.0, _profile(length, aim.speed, DECELERATION_M_S2, dt) * dt / length)
+
+
+def _profile(remaining: float, cruise: float, deceleration: float, dt: float) -> float:
+    """Speed from which a stop after ``remaining`` is possible in steps of ``dt``, at most ``cruise``."""
+    half = 0.5 * deceleration * dt
+    return min(cruise, math.sqrt(2.0 * deceleration * remaining + half * half) - half)
 
 
 def _turn(aim: Aim, quaternion: FloatArray, dt: float) -> FloatArray:
@@ -117,8 +122,9 @@ def _turn(aim: Aim, quaternion: FloatArray, dt: float) -> FloatArray:
     upright = frozen_array([math.cos(0.5 * yaw), 0.0, 0.0, math.sin(0.5 * yaw)])
     error = rotation_difference(quaternion_multiply(upright, _DOWN), quaternion)
     angle = float(np.linalg.norm(error))
-    limit = _TURN_RAD_S * dt
-    return error * min(1.0, limit / angle) if angle > 1e-9 else np.zeros(3)
+    return (
+        error * min(1.0, _profile(angle, _TURN_RAD_S, _TURN_RAD_S2, dt) * dt / angle) if angle > 1e-9 else np.zeros(3)
+    )
 
 
 def _opening(hand: Hand, action: float, items: tuple[Item, ...], dt: float) -> float:

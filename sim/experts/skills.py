@@ -206,7 +206,7 @@ class PushSkill:
         along, across = rx * ux + ry * uy, ry * ux - rx * uy
         touching = FINGER_HALF_X_M + self.goal.block.half
         turned = abs(wrap(yaw - hand.yaw, math.pi)) < 0.35
-        if hand.z < height + 0.014 and turned and abs(across) < 0.014 and -0.085 < along < -0.5 * touching:
+        if hand.z < height + 0.009 and turned and abs(across) < 0.014 and -0.085 < along < -0.5 * touching:
             zone = self.goal.zone.xy
             goal_x, goal_y = zone[0] - touching * ux, zone[1] - touching * uy
             # Steer back onto the line before pushing on.
@@ -368,7 +368,7 @@ class DrawerSkill:
             return rise(hand, 0.14, 0.0)
         touching = self.goal.drawer.knob_half[0] + FINGER_HALF_X_M
         gap = knob.x - touching - hand.x
-        if abs(hand.y - y) < 0.016 and abs(hand.z - z) < 0.015 and -0.012 < gap < 0.06:
+        if abs(hand.y - y) < 0.016 and abs(hand.z - z) < 0.009 and -0.012 < gap < 0.06:
             return Aim(x - touching - 0.001, y, z, 0.0, 0.0, 0.22)
         point = (knob.x - touching - 0.028, y, z)
         return approach(hand, point, 0.0, 0.0, hover=0.13, clear=0.09, contact_speed=0.16, tight=0.008)

@@ -53,3 +53,6 @@ def _slippery(geom: mujoco.MjsGeom) -> None:
     """
     geom.priority = 1
     geom.friction[0] = 0.4
+    # Hard, or the fingers' 70 N sink into 50 g; overdamped, or they bounce off it.
+    geom.solref[:] = [0.01, 2.0]
+    geom.solimp[:3] = [0.95, 0.99, 0.001]

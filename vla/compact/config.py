@@ -32,6 +32,7 @@ class CompactConfig:
         stem_blocks: Residual blocks at a quarter of the resolution.
         feature_blocks: Residual blocks at an eighth of the resolution.
         keypoints: Spatial-softmax keypoints of each camera.
+        named_keypoints: How many of them search with a query made from the instruction.
         keypoint_group: Keypoints that share one token.
         patch_grid: Patch tokens along each side of an image.
         language_width: Width of word embeddings.
@@ -55,6 +56,7 @@ class CompactConfig:
     stem_blocks: int = 1
     feature_blocks: int = 2
     keypoints: int = 32
+    named_keypoints: int = 16
     keypoint_group: int = 8
     patch_grid: int = 4
     language_width: int = 128

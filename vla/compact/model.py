@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from vla.compact.config import CompactConfig
 
+QUERY_WIDTH = 32
+HEAT_STD = 3.0
 FOURIER_OCTAVES = 3
 FOURIER_FEATURES = 1 + 2 * FOURIER_OCTAVES
 
@@ -88,7 +90,13 @@ class CameraStem(nn.Module):
         self.out_norm = ChannelNorm(f, condition)
         cell = self.side // config.patch_grid
         self.patches = nn.Linear(cell * cell * f, config.width)
-        self.heat = nn.Linear(f, config.keypoints)
+        static = config.keypoints - config.named_keypoints
+        self.heat = nn.Linear(f, static)
+        self.keys = nn.Linear(f, QUERY_WIDTH)
+        self.queries = nn.Linear(condition, config.named_keypoints * QUERY_WIDTH)
+        nn.init.normal_(self.heat.weight, std=HEAT_STD / math.sqrt(f))
+        nn.init.normal_(self.keys.weight, std=1.0 / math.sqrt(f))
+        nn.init.normal_(self.queries.weight, std=HEAT_STD / math.sqrt(condition))
         self.keypoints = nn.Linear(config.keypoint_group * (f + 4), config.width)
         axis = torch.linspace(-1.0, 1.0, self.side)
         ys, xs = torch.meshgrid(axis, axis, indexing="ij")
@@ -116,14 +124,17 @@ class CameraStem(nn.Module):
         for block in self.blocks:
             x = block(x, condition)
         x = F.silu(self.out_norm(x, condition)).permute(0, 2, 3, 1)  # (B, side, side, f), contiguous
-        return self._tokens(x)
+        return self._tokens(x, condition)
 
-    def _tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _tokens(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         b, n, f = x.shape[0], self.config.patch_grid, x.shape[-1]
         cell = self.side // n
         patches = x.reshape(b, n, cell, n, cell, f).permute(0, 1, 3, 2, 4, 5).reshape(b, n * n, -1)
         cells = x.reshape(b, -1, f)
-        weights = torch.softmax(self.heat(cells).float(), dim=1).transpose(1, 2)  # (B, K, cells)
+        queries = self.queries(condition).reshape(b, -1, QUERY_WIDTH) * QUERY_WIDTH**-0.5
+        named = self.keys(cells) @ queries.transpose(1, 2)
+        heat = torch.cat((self.heat(cells), named), dim=-1)
+        weights = torch.softmax(heat.float(), dim=1).transpose(1, 2)  # (B, K, cells)
         grid = self.grid()
         where = weights @ grid
         spread = weights @ grid.square() - where.square()
@@ -235,6 +246,7 @@ class CompactModel(nn.Module):
         self.layers = nn.ModuleList(Layer(width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.dims * config.bins)
+        self.goal = nn.Linear(width, 3)
         self.mean = Float32Constant(torch.tensor(config.proprioception_mean))
         self.std = Float32Constant(torch.tensor(config.proprioception_std))
         self._initialize()
@@ -251,8 +263,8 @@ class CompactModel(nn.Module):
 
     def forward(
         self, images: tuple[Tensor, ...], words: Tensor, state: Tensor, tints: tuple[Tensor, ...] = ()
-    ) -> Tensor:
-        """Logits of one chunk.
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of one chunk, and where the gripper will act next.
 
         Args:
             images: For each camera (B, size, size, 3) uint8.
@@ -261,7 +273,9 @@ class CompactModel(nn.Module):
             tints: Colour augmentation for each camera, or nothing.
 
         Returns:
-            (B, horizon, dims, bins) in the model's dtype.
+            (B, horizon, dims, bins) logits in the model's dtype, (B, 3) guess of the way to the next gripper event
+            in units of ``GOAL_SCALE_M``. The guess only serves training: its short way to the keypoints teaches
+            them to find things.
         """
         config, dtype = self.config, self.slots.dtype
         b = words.shape[0]
@@ -281,7 +295,8 @@ class CompactModel(nn.Module):
         for layer in self.layers[:-1]:
             x = layer(x, full)
         x = self.layers[-1](x, full[:, :, -config.horizon :], config.horizon)
-        return self.head(self.norm(x)).view(b, config.horizon, config.dims, config.bins)
+        logits = self.head(self.norm(x)).view(b, config.horizon, config.dims, config.bins)
+        return logits, self.goal(F.silu(own[:, 0]))
 
     def _mask(self, padded: Tensor, b: int, length: int) -> Tensor:
         """(B, 1, S, S) additive: padding is never seen, action slots are seen by action slots only."""

@@ -151,12 +151,12 @@ class CompactPolicy:
 
     def _logits(self, images: tuple[Tensor, ...], words: Tensor, state: Tensor) -> Tensor:
         if self._device.type != "cuda":
-            return self._model(images, words, state)
+            return self._model(images, words, state)[0]
         if len(words) == 1:
             self._graph = self._graph or _CudaGraph(self._model, images, words, state)
             return self._graph(images, words, state)
         moved = tuple(image.to(self._device) for image in images)
-        return self._model(moved, words.to(self._device), state.to(self._device))
+        return self._model(moved, words.to(self._device), state.to(self._device))[0]
 
     def _choose(self, logits: Tensor) -> Tensor:
         return mode(logits) if self._decoding is Decoding.MODE else mean_around_mode(logits)
@@ -186,7 +186,7 @@ class _CudaGraph:
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._logits = model(self._images, self._words, self._state)
+            self._logits = model(self._images, self._words, self._state)[0]
 
     def __call__(self, images: tuple[Tensor, ...], words: Tensor, state: Tensor) -> Tensor:
         for target, image in zip(self._images, images, strict=True):

@@ -39,6 +39,7 @@ class Batch:
     words: Tensor
     state: Tensor
     tokens: Tensor
+    goal: Tensor
 
 
 def plain_batch(data: PackedDataset, frames: np.ndarray, words: np.ndarray) -> Batch:
@@ -82,6 +83,7 @@ def augmented_batch(
         words=batch.words,
         state=batch.state + torch.from_numpy(noise.astype(np.float32)),
         tokens=batch.tokens,
+        goal=batch.goal,
     )
 
 
@@ -113,4 +115,5 @@ def _batch(data: PackedDataset, frames: np.ndarray, words: np.ndarray, cameras: 
         words=torch.from_numpy(words[rows["episode"]]),
         state=torch.from_numpy(rows["state"].copy()),
         tokens=torch.from_numpy(rows["tokens"].astype(np.int64)),
+        goal=torch.from_numpy(rows["goal"].copy()),
     )

@@ -96,6 +96,7 @@ class PackedDataset:
         self._frame_type = np.dtype(
             [
                 ("state", "<f4", (PROPRIOCEPTION_DIMS,)),
+                ("goal", "<f4", (3,)),
                 ("tokens", "<i2", (horizon, dims)),
                 ("episode", "<i4"),
             ]
@@ -177,7 +178,7 @@ class PackedDataset:
         if "labels" not in group or "observations" not in group:
             return "no labels yet"
         self._check_contract(path, manifest)
-        images, frames, skipped = self._read(path, group)
+        images, frames, skipped = self._read(path, group, bool(manifest["success"]))
         if not len(frames):
             return "no labelled observation"
         frames["episode"] = len(self.episodes)
@@ -213,7 +214,7 @@ class PackedDataset:
                 "episodes of different specs never mix"
             )
 
-    def _read(self, path: Path, group: zarr.Group) -> tuple[np.ndarray, np.ndarray, int]:
+    def _read(self, path: Path, group: zarr.Group, success: bool) -> tuple[np.ndarray, np.ndarray, int]:
         def read(name: str) -> np.ndarray:
             if name not in group:
                 raise EpisodeError(f"{path}: no array {name!r}")
@@ -232,6 +233,9 @@ class PackedDataset:
         frames["state"] = proprioception(
             *(read(f"observations/{name}")[rows] for name in ("commanded_pose", "ee_pose", "gripper_opening", "wrench"))
         )
+        frames["goal"] = way_to_next_grip(frames["state"][:, :3], frames["tokens"])
+        if not success:
+            frames["goal"] = np.nan
         if not np.isfinite(frames["state"]).all():
             raise EpisodeError(f"{path}: non-finite proprioception")
         cameras = [read(f"observations/images/{name}")[rows] for name in CAMERAS]
@@ -249,6 +253,23 @@ class PackedDataset:
         for entry in self.episodes:
             counts[entry.task] += entry.count
         return counts
+
+
+def way_to_next_grip(positions: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """For each frame the (3,) way m from its position to where the gripper next opens or closes, or the end.
+
+    Args:
+        positions: (n, 3) m, in order of time.
+        tokens: (n, horizon, dims) labels; the last dimension is the gripper.
+    """
+    middle = (int(tokens[..., -1].min()) + int(tokens[..., -1].max())) / 2 if len(tokens) else 0
+    opened = tokens[:, 0, -1] > middle
+    goals, goal = np.empty_like(positions), positions[-1:] if len(positions) else positions
+    for i in range(len(positions) - 1, -1, -1):
+        if i + 1 < len(positions) and opened[i] != opened[i + 1]:
+            goal = positions[i + 1 : i + 2]
+        goals[i] = goal - positions[i]
+    return goals
 
 
 def _stores(sources: Sequence[Source]) -> Iterator[Path]:

@@ -31,6 +31,17 @@ class SoftLabelLoss:
         return -((self._table[tokens] * scores).sum(-1).mean((0, 2)) * self._weights).mean()
 
 
+GOAL_SCALE_M = 0.1
+
+
+def goal_loss(guess: Tensor, goal: Tensor) -> Tensor:
+    """Smooth L1 of (B, 3) guesses in units of ``GOAL_SCALE_M``; rows with an unknown (NaN) goal do not count."""
+    known = torch.isfinite(goal).all(-1)
+    target = torch.nan_to_num(goal / GOAL_SCALE_M)
+    each = torch.nn.functional.smooth_l1_loss(guess.float(), target, reduction="none").sum(-1)
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
 def measure(logits: Tensor, tokens: Tensor, loss: SoftLabelLoss, spec: ActionSpec, tasks: np.ndarray) -> Measures:
     """Compare logits (B, horizon, dims, bins) with expert tokens (B, horizon, dims) in physical units."""
     chosen, rough = mean_around_mode(logits.float()).numpy(), mode(logits.float()).numpy()

@@ -32,6 +32,7 @@ class TrainOptions:
         clip_norm: Largest gradient norm.
         label_sigma: Width of the soft labels, bins.
         row_decay: Weight of each row of a chunk relative to the row before it.
+        goal_weight: Weight of guessing where the gripper acts next, an auxiliary that teaches where to look.
         task_weights: Drawing weight of tasks, 1 if not named.
         balance_tasks: Draw every task equally often, before weights.
         held_out_fraction: Share of scenes that never train.
@@ -62,6 +63,7 @@ class TrainOptions:
     clip_norm: float = 1.0
     label_sigma: float = 1.5
     row_decay: float = 0.8
+    goal_weight: float = 0.5
     task_weights: Mapping[str, float] = field(default_factory=dict)
     balance_tasks: bool = True
     held_out_fraction: float = 0.04

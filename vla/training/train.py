@@ -28,7 +28,7 @@ from vla.compact.model import CompactModel
 from vla.training.augment import Batch, augmented_batch, plain_batch
 from vla.training.card import write_card
 from vla.training.dataset import PackedDataset, Split, split_dataset
-from vla.training.loss import SoftLabelLoss, measure
+from vla.training.loss import SoftLabelLoss, goal_loss, measure
 from vla.training.optimizer import MasterWeights
 from vla.training.options import Measures, TrainOptions, TrainSummary
 
@@ -176,7 +176,10 @@ class _Run:
 
     def _train_step(self, batch: Batch) -> float:
         model = self.model.model
-        loss = self.loss(model(batch.images, batch.words, batch.state, batch.tints), batch.tokens)
+        logits, goal = model(batch.images, batch.words, batch.state, batch.tints)
+        loss = self.loss(logits, batch.tokens)
+        if self.options.goal_weight > 0.0:
+            loss = loss + self.options.goal_weight * goal_loss(goal, batch.goal)
         loss.backward()
         self.model.step(self._rate())
         self.step += 1
@@ -214,7 +217,7 @@ class _Run:
         with torch.inference_mode():
             for frames in np.array_split(held, math.ceil(len(held) / 64)):
                 batch = plain_batch(self.data, frames, self.words)
-                logits.append(model(batch.images, batch.words, batch.state).float())
+                logits.append(model(batch.images, batch.words, batch.state)[0].float())
                 tokens.append(batch.tokens)
         tasks = np.array([self.data.episodes[i].task for i in self.data.frames["episode"][held]])
         result = measure(torch.cat(logits), torch.cat(tokens), self.loss, self.spec, tasks)

@@ -1,0 +1,362 @@
+"""One episode in lock-step simulation: scene, loop, policy and log, from the seed to the outcome."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from controllers.clients import InlinePolicyClient
+from controllers.drivers import (
+    EventSource,
+    InterruptSwitch,
+    RunSummary,
+    StopCondition,
+    StopReason,
+    no_events,
+    run_lockstep,
+)
+from controllers.loop import ControlLoop
+from controllers.protocols import PolicyClient
+from controllers.robot import load_robot
+from controllers.types import Observation, SafetyStatus, TickInputs, TickOutputs
+from episodes.manifest import Manifest, Outcome, PolicyIdentity
+from episodes.writer import EpisodeWriter
+from sim.assembly import SimCell, assemble_loop, assemble_sim
+from sim.experts.policy import ExpertPolicy
+from sim.scene import SceneLook
+from sim.stack import StackConfig, options_to_json
+from sim.tasks.base import PhrasingSet
+from sim.teaching import BurstNoise, Mixture, NoiseBursts, TeachingClient
+from vla.tokenizers import tokenizer_from_id
+
+SUCCESS_HOLD_S = 0.25
+KEYFRAME_PERIOD_S = 1.0
+
+
+class PolicySource(Protocol):
+    """Gives each episode a client of the policy; it may keep a process between episodes."""
+
+    @property
+    def identity(self) -> PolicyIdentity:
+        """Which policy it is, for the log."""
+        ...
+
+    def check(self, config: StackConfig) -> None:
+        """Refuse a stack that the policy was not built for.
+
+        Raises:
+            ValueError: Another action spec, tokenizer or set of cameras; says what was expected and found.
+        """
+        ...
+
+    def client(self, cell: SimCell, config: StackConfig) -> PolicyClient:
+        """A client for one episode, with the policy's memory reset."""
+        ...
+
+    def close(self) -> None:
+        """End whatever it keeps."""
+        ...
+
+
+class ExpertSource:
+    """The scripted expert, which sees the simulation's true state and needs no cameras."""
+
+    identity = PolicyIdentity("expert")
+
+    def __init__(self, latency_ns: int = 0) -> None:
+        """Declare the latency of its chunks on the virtual clock."""
+        self._latency_ns = latency_ns
+
+    def check(self, config: StackConfig) -> None:
+        """Any stack will do."""
+
+    def client(self, cell: SimCell, config: StackConfig) -> PolicyClient:
+        """The expert of this episode's task."""
+        return InlinePolicyClient(expert_policy(cell, config), self._latency_ns)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def expert_policy(cell: SimCell, config: StackConfig) -> ExpertPolicy:
+    """The expert for one cell, writing the tokens that the stack reads."""
+    return ExpertPolicy(cell.instance, cell.robot, config.action_spec, tokenizer_from_id(config.tokenizer_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """Label every observation with the expert's clean chunk.
+
+    Attributes:
+        noise: Disturbs the expert where it drives, None for a clean one.
+        mixture: With a student: how often the expert drives in its stead.
+    """
+
+    noise: BurstNoise | None = None
+    mixture: Mixture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeOutcome:
+    """What happened in an episode; the same on every run and every machine of one kind.
+
+    Attributes:
+        task: Task name.
+        seed: Seed of scene, arrangement and wording.
+        instruction: What the policy was told.
+        policy: Name of the policy.
+        success: The goal was reached and held.
+        reason: Why it ended.
+        ticks: Control ticks.
+        duration_s: Virtual time, s.
+        chunks: Chunks that the executor took.
+        rejections: Refused chunks by reason.
+        safety_ticks: Ticks by safety status.
+        limits: Ticks by limit that intervened.
+        min_margin: Smallest safety margin, dimensionless; infinite without safety.
+        final_digest: Digest of the physics after the last tick, hexadecimal.
+        episode: Name of the recorded episode, empty if it was not recorded.
+    """
+
+    task: str
+    seed: int
+    instruction: str
+    policy: str
+    success: bool
+    reason: str
+    ticks: int
+    duration_s: float
+    chunks: int
+    rejections: Mapping[str, int]
+    safety_ticks: Mapping[str, int]
+    limits: Mapping[str, int]
+    min_margin: float
+    final_digest: str
+    episode: str
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts what the outcome reports, and hands everything on to the log if there is one."""
+
+    cell: SimCell
+    writer: EpisodeWriter | None
+    keyframe_ticks: int
+    chunks: int = 0
+    rejections: Counter[str] = field(default_factory=Counter)
+    safety: Counter[str] = field(default_factory=Counter)
+    limits: Counter[str] = field(default_factory=Counter)
+    min_margin: float = math.inf
+
+    def record_tick(self, inputs: TickInputs, outputs: TickOutputs, physics_digest: bytes) -> None:
+        verdict, report = outputs.safety, outputs.executor
+        self.safety[verdict.status.value] += 1
+        self.limits.update({reason.limit for reason in verdict.reasons})
+        self.rejections.update(rejection.reason.value for rejection in report.rejections)
+        self.chunks += len(report.accepted)
+        if verdict.status is not SafetyStatus.OFF:
+            self.min_margin = min(self.min_margin, verdict.min_margin)
+        if self.writer is not None:
+            self.writer.record_tick(inputs, outputs, physics_digest)
+            following = inputs.tick + 1
+            if following % self.keyframe_ticks == 0:
+                self.writer.record_keyframe(following, self.cell.robot.get_state())
+
+    def record_observation(self, observation: Observation) -> None:
+        if self.writer is not None:
+            self.writer.record_observation(observation)
+
+
+def run_episode(
+    task_name: str,
+    seed: int,
+    policy: PolicySource,
+    config: StackConfig,
+    *,
+    out_dir: Path | None = None,
+    instruction: str | None = None,
+    phrasing: PhrasingSet | None = None,
+    look: SceneLook | None = None,
+    teaching: Teaching | None = None,
+    events: EventSource = no_events,
+    interrupt: InterruptSwitch | None = None,
+    success_hold_s: float = SUCCESS_HOLD_S,
+    loop: ControlLoop | None = None,
+) -> EpisodeOutcome:
+    """Run one episode until success, the task's time limit or an interrupt, and close its log.
+
+    Args:
+        task_name: Name in the catalog.
+        seed: Seed of everything random in the episode.
+        policy: Who acts.
+        config: The stack.
+        out_dir: Folder for the recorded episode, None to record nothing.
+        instruction: Words to use instead of the task's own.
+        phrasing: Draw the wording from this set.
+        look: A fixed look of the scene instead of a sampled one.
+        teaching: Record the expert's labels; needs ``out_dir``.
+        events: Operator events by tick.
+        interrupt: Pressed by Ctrl-C: the arm is told to hold, comes to rest, and the episode closes.
+        success_hold_s: The goal must hold this long.
+        loop: A loop that :func:`assemble_loop` built from the same configuration, to save building it.
+
+    Raises:
+        ValueError: The policy does not fit the stack, or labels are asked for without a log.
+    """
+    policy.check(config)
+    if teaching is not None and out_dir is None:
+        raise ValueError("expected out_dir for the labels of teaching, found none")
+    loop = assemble_loop(config) if loop is None else loop
+    with ExitStack() as stack:
+        cell = stack.enter_context(
+            assemble_sim(config, task_name, seed, instruction=instruction, phrasing=phrasing, look=look)
+        )
+        writer = None
+        if out_dir is not None:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            writer = stack.enter_context(_writer(out_dir, cell, seed, policy.identity, config))
+        tally = _Tally(cell, writer, max(1, round(KEYFRAME_PERIOD_S * config.control_rate_hz)))
+        summary = run_lockstep(
+            loop,
+            cell.robot,
+            _client(cell, policy, config, writer, teaching),
+            cell.source,
+            tally,
+            max_ticks=max(1, round(cell.instance.time_limit_s * config.control_rate_hz)),
+            stop=success_condition(cell, config, success_hold_s),
+            events=events,
+            interrupt=interrupt,
+        )
+        if writer is not None:
+            writer.close(Outcome(summary.reason is StopReason.SUCCESS, summary.reason.value))
+        return _outcome(cell, seed, policy.identity.name, config, summary, tally)
+
+
+def success_condition(cell: SimCell, config: StackConfig, hold_s: float = SUCCESS_HOLD_S) -> StopCondition:
+    """Ends an episode once its goal has held for ``hold_s`` s, or once a latched emergency stop has lasted as long."""
+    needed = max(1, round(hold_s * config.control_rate_hz))
+    held = stopped = 0
+    model, data = cell.robot.model, cell.robot.data
+
+    def stop(inputs: TickInputs, outputs: TickOutputs) -> StopReason | None:
+        nonlocal held, stopped
+        held = held + 1 if cell.instance.success(model, data) else 0
+        stopped = stopped + 1 if outputs.safety.status is SafetyStatus.EMERGENCY_STOP else 0
+        if held >= needed:
+            return StopReason.SUCCESS
+        return StopReason.EMERGENCY_STOP if stopped >= needed else None
+
+    return stop
+
+
+def episode_name(task_name: str, seed: int) -> str:
+    """Name of a recorded episode's folder."""
+    return f"{task_name}-{seed:06d}.zarr"
+
+
+@contextmanager
+def interruptible() -> Iterator[InterruptSwitch]:
+    """Turn the first Ctrl-C into a gentle end of the episode; a second one raises ``KeyboardInterrupt``."""
+    switch = InterruptSwitch()
+    if threading.current_thread() is not threading.main_thread():
+        yield switch
+        return
+
+    def press(number: int, frame: FrameType | None) -> None:
+        if switch.pressed:
+            raise KeyboardInterrupt
+        switch.press()
+
+    previous = signal.signal(signal.SIGINT, press)
+    try:
+        yield switch
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _client(
+    cell: SimCell,
+    policy: PolicySource,
+    config: StackConfig,
+    writer: EpisodeWriter | None,
+    teaching: Teaching | None,
+) -> PolicyClient:
+    if teaching is None or writer is None:
+        return policy.client(cell, config)
+    noise_rng, driver_rng = cell.streams.policy.spawn(2)
+    noise = None
+    if teaching.noise is not None:
+        noise = NoiseBursts(teaching.noise, tokenizer_from_id(config.tokenizer_id), noise_rng)
+    return TeachingClient(
+        expert_policy(cell, config),
+        writer.record_label,
+        driver_rng,
+        student=None if isinstance(policy, ExpertSource) else policy.client(cell, config),
+        mixture=teaching.mixture,
+        noise=noise,
+    )
+
+
+def _writer(out_dir: Path, cell: SimCell, seed: int, policy: PolicyIdentity, config: StackConfig) -> EpisodeWriter:
+    name = episode_name(cell.instance.task_name, seed)
+    manifest = build_manifest(name.removesuffix(".zarr"), cell, seed, policy, config)
+    return EpisodeWriter(out_dir / name, manifest, model_xml=cell.scene.xml.encode(), initial_state=cell.initial_state)
+
+
+def build_manifest(
+    episode_id: str, cell: SimCell, seed: int, policy: PolicyIdentity, config: StackConfig, *, realtime: bool = False
+) -> Manifest:
+    """Identity of an episode in ``cell``."""
+    description = load_robot(config.robot)
+    safety = config.safety
+    return Manifest(
+        episode_id=episode_id,
+        task=cell.instance.task_name,
+        instruction=cell.instruction,
+        seed=seed,
+        robot=config.robot,
+        robot_hash=description.content_hash,
+        joints=description.n,
+        controller={"name": config.controller_name, "options": options_to_json(config.controller)},
+        control_rate_hz=config.control_rate_hz,
+        physics_timestep_s=config.physics_timestep_s,
+        action_spec=config.action_spec.to_json(),
+        action_spec_hash=config.action_spec.hash,
+        tokenizer_id=config.tokenizer_id,
+        safety_profile={} if safety is None else safety.to_json(),
+        safety_profile_hash="" if safety is None else safety.hash,
+        policy=policy,
+        stack=config.to_json(),
+        realtime=realtime,
+        safety_off=safety is None,
+    )
+
+
+def _outcome(
+    cell: SimCell, seed: int, policy: str, config: StackConfig, summary: RunSummary, tally: _Tally
+) -> EpisodeOutcome:
+    return EpisodeOutcome(
+        task=cell.instance.task_name,
+        seed=seed,
+        instruction=cell.instruction,
+        policy=policy,
+        success=summary.reason is StopReason.SUCCESS,
+        reason=summary.reason.value,
+        ticks=summary.ticks,
+        duration_s=summary.ticks / config.control_rate_hz,
+        chunks=tally.chunks,
+        rejections=dict(sorted(tally.rejections.items())),
+        safety_ticks=dict(sorted(tally.safety.items())),
+        limits=dict(sorted(tally.limits.items())),
+        min_margin=tally.min_margin,
+        final_digest=cell.robot.physics_digest().hex(),
+        episode=tally.writer.path.name if tally.writer is not None else "",
+    )
