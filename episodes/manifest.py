@@ -201,6 +201,6 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def sha256_hex(data: bytes) -> str:
-    """SHA-256 of ``data`` as hex digits."""
-    return hashlib.sha256(data).hexdigest()
+def model_hash(model_xml: bytes) -> str:
+    """SHA-256 of a compiled scene's XML, empty where there is none."""
+    return hashlib.sha256(model_xml).hexdigest() if model_xml else ""

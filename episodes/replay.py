@@ -20,7 +20,7 @@ from controllers.types import RobotState, TickInputs, TickOutputs
 from episodes.comparison import BlockComparison, Divergence
 from episodes.episode import Episode
 from episodes.errors import EpisodeError
-from episodes.manifest import EngineVersions, current_engine, sha256_hex, source_hash
+from episodes.manifest import EngineVersions, current_engine, model_hash, source_hash
 from episodes.packing import TickPacker
 from episodes.verification import verify
 
@@ -189,7 +189,7 @@ def _environment_differences(episode: Episode) -> Iterator[tuple[Refusal, Diverg
         yield Refusal.ENGINE, Divergence(-1, "engine.mujoco", manifest.engine.mujoco, mujoco)
     if code != manifest.code_hash:
         yield Refusal.CODE, Divergence(-1, "code_hash", manifest.code_hash, code)
-    found = sha256_hex(episode.model_xml) if episode.model_xml else ""
+    found = model_hash(episode.model_xml)
     if found != manifest.model_xml_sha256:
         yield Refusal.DAMAGED, Divergence(-1, "model_xml", manifest.model_xml_sha256, found)
 

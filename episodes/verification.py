@@ -12,6 +12,8 @@ import numpy as np
 from episodes.episode import Episode
 from episodes.errors import EpisodeError
 from episodes.integrity import array_checksum, broken_ticks, genesis, json_checksum, json_differences
+from episodes.jsontypes import as_mapping
+from episodes.manifest import Manifest
 from episodes.store import SEALED_MANIFEST
 
 
@@ -53,18 +55,25 @@ def _seals(episode: Episode, key: str) -> Mapping[str, str]:
     return cast(Mapping[str, str], seals.get(key, {})) if seals is not None else {}
 
 
-def _manifest_damage(episode: Episode) -> Iterator[Damage]:
+def _sealed_manifest(episode: Episode) -> Manifest | Damage:
+    """The manifest as it was sealed, or what is wrong with the seal."""
     expected = _seals(episode, "arrays").get(SEALED_MANIFEST, "")
     try:
         sealed = episode.array(SEALED_MANIFEST)
     except EpisodeError as error:
-        yield Damage(-1, SEALED_MANIFEST, expected, error.found)
+        return Damage(-1, SEALED_MANIFEST, expected, error.found)
+    found = array_checksum(sealed)
+    if found != expected:
+        return Damage(-1, SEALED_MANIFEST, expected, found)
+    return Manifest.from_json(as_mapping(json.loads(sealed.tobytes())), f"{episode.path}: {SEALED_MANIFEST}")
+
+
+def _manifest_damage(episode: Episode) -> Iterator[Damage]:
+    sealed = _sealed_manifest(episode)
+    if isinstance(sealed, Damage):
+        yield sealed
         return
-    if array_checksum(sealed) != expected:
-        yield Damage(-1, SEALED_MANIFEST, expected, array_checksum(sealed))
-        return
-    recorded = json.loads(sealed.tobytes())
-    for path, before, now in json_differences(recorded, episode.manifest.to_json(), "manifest"):
+    for path, before, now in json_differences(sealed.to_json(), episode.manifest.to_json(), "manifest"):
         yield Damage(-1, path, json.dumps(before), json.dumps(now))
 
 
@@ -99,12 +108,14 @@ def _array_damage(episode: Episode) -> Iterator[Damage]:
 def _first_broken_tick(episode: Episode) -> int:
     """Number of the first tick whose link is broken, -1 for none."""
     try:
-        root = genesis(episode.manifest, episode.model_xml, episode.physics.initial_state)
+        sealed = _sealed_manifest(episode)
+        manifest = episode.manifest if isinstance(sealed, Damage) else sealed
+        root = genesis(manifest, episode.model_xml, episode.physics.initial_state)
         chain = episode.array("ticks/chain")
         broken = broken_ticks(root, chain, episode.rows, episode.events, episode.chunk_records)
     except (EpisodeError, ValueError, IndexError, UnicodeDecodeError):
         return -1
-    # A changed manifest, model or initial state breaks the root and thereby the first link only.
+    # A changed model or initial state breaks the root and thereby the first link only.
     return int(episode.ticks.tick[broken[0]]) if broken else -1
 
 

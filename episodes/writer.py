@@ -19,7 +19,7 @@ from episodes.chunks import chunk_record
 from episodes.errors import EpisodeError
 from episodes.images import Frame, raw_frame
 from episodes.journal import JOURNAL_NAME, JournalFile, Kind, Payload
-from episodes.manifest import Manifest, Outcome, canonical_json, sha256_hex
+from episodes.manifest import Manifest, Outcome, canonical_json, model_hash
 from episodes.packing import TickPacker
 from episodes.store import finalize, write_opening
 
@@ -116,7 +116,7 @@ class EpisodeWriter:
                 str(path), "a path that does not exist", "something there", "delete it or choose another name"
             )
         created = manifest.created or datetime.now(UTC).isoformat(timespec="seconds")
-        digest = sha256_hex(model_xml) if model_xml else ""
+        digest = model_hash(model_xml)
         self.manifest = replace(manifest, created=created, model_xml_sha256=digest).opening()
         self._model_xml = model_xml
         self._initial = np.zeros(0) if initial_state is None else np.asarray(initial_state, np.float64)

@@ -162,7 +162,8 @@ class PathConsistentFilter:
         state_fault = intake.state_fault(state, now_ns, memory.state_stamp_ns)
         command_fault = intake.command_fault(command, memory.mode, now_ns, memory.command_stamp_ns, memory.fresh_ns)
         sensed = state if state_fault is None else None
-        dt = min(max(dt, SHORTEST_PERIOD), LONGEST_PERIOD) if clock_fault is not None else dt
+        if not SHORTEST_PERIOD <= dt <= LONGEST_PERIOD:
+            dt = LONGEST_PERIOD if dt > LONGEST_PERIOD else SHORTEST_PERIOD
 
         tick = self._tick(memory, sensed, command, now_ns, dt)
         supervision, tick, refused = self._supervise(memory, tick, events)
@@ -221,7 +222,9 @@ class PathConsistentFilter:
     def _factory(self, tick: _Tick) -> MotionFactory:
         reaction_s = 0.0 if tick.mode is CommandMode.POSITION else self._stopping.reaction_time_s
         geometry = self.kinematics.geometry(tick.start)
-        return MotionFactory(tick.start, tick.previous, geometry, self._acceleration, tick.dt, tick.dt + reaction_s)
+        return MotionFactory(
+            tick.start, tick.previous, self.kinematics, geometry, self._acceleration, tick.dt, tick.dt + reaction_s
+        )
 
     # ------------------------------------------------------------------------------------------ choices
 
@@ -367,8 +370,8 @@ def build_filter(description: RobotDescription, profile: SafetyProfile) -> PathC
 def _check_home(built: PathConsistentFilter) -> None:
     home = built.description.home
     rest = np.zeros_like(home)
-    geometry = built.kinematics.geometry(home)
-    motion = MotionFactory(home, rest, geometry, np.ones_like(home), SHORTEST_PERIOD, SHORTEST_PERIOD).motion(rest)
+    kinematics, dt = built.kinematics, SHORTEST_PERIOD
+    motion = MotionFactory(home, rest, kinematics, kinematics.geometry(home), np.ones_like(home), dt, dt).motion(rest)
     for limit in built.limits:
         margin = limit.judge(motion).margin
         if margin < 0.0:

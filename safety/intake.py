@@ -93,9 +93,9 @@ class Intake:
             ("joint_velocity", state.joint_velocity),
             ("joint_effort", state.joint_effort),
         ):
-            if values.shape != self._shape:
+            if getattr(values, "shape", None) != self._shape:
                 expected = f"{self._shape[0]} values, one for each joint"
-                return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found shape {values.shape}")
+                return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found {np.shape(values)}")
         total = (
             sum(state.joint_position.tolist())
             + sum(state.joint_velocity.tolist())

@@ -32,8 +32,9 @@ class SafetyKinematics:
 
     Attributes:
         point_names: k MJCF sites; the first is the end effector.
-        curvature: (k, n, n) bound on the second derivatives of each point, m/rad^2: for every configuration and
-            joint step ``d``, the point departs from its tangent by at most ``0.5 |d|^T curvature |d|``.
+        curvature: (k, n, n) bound on the second derivatives of each point, m/rad^2: on a joint step ``d`` from any
+            configuration, the point departs from its tangent by at most ``|d|^T curvature |d| / 2``, and from its
+            parabola by at most ``|d|^T curvature |d| sum(|d|) / 6``.
     """
 
     def __init__(self, description: RobotDescription, point_names: tuple[str, ...]) -> None:
@@ -81,6 +82,12 @@ class SafetyKinematics:
             angular = None
         return Geometry(self._sites.take(self._site_index, 0), self._rows[:, : self._n].copy())
 
+    def points(self, q: FloatArray) -> FloatArray:
+        """Points (k, 3) m alone, at joint position ``q`` (n,) rad."""
+        self._q[:] = q
+        mujoco.mj_kinematics(self._model, self._data)
+        return self._sites.take(self._site_index, 0)
+
     def dynamics(self, q: FloatArray, qd: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Inertia and the torque that keeps the velocity as it is.
 
@@ -109,7 +116,7 @@ def _curvature_bounds(model: mujoco.MjModel, sites: tuple[int, ...], n: int) -> 
 
     For hinges i, j with axes z and m the farther of the two from the base, ``d2p / dqi dqj = z_i x (z_j x r)`` (or
     with i and j exchanged), where r leads from hinge m to the point. Its norm is at most the longest that r can be:
-    the sum of the link offsets between them.
+    the sum of the link offsets between them. One more derivative is one more cross product with a unit axis.
     """
     bounds = np.zeros((len(sites), n, n))
     for row, site in enumerate(sites):

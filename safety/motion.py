@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from controllers.types import FloatArray
-from safety.kinematics import Geometry
+from safety.kinematics import Geometry, SafetyKinematics
 
 
 class Motion(NamedTuple):
@@ -27,10 +27,13 @@ class Motion(NamedTuple):
         speeds: (n,) rad/s, magnitude of ``velocity``.
         rates: (3 k + 3,) linear velocity of the k watched points, m/s, then end-effector angular velocity, rad/s.
         points: (k, 3) m, watched points at ``position``, base frame; point 0 is the end effector.
+        end_points: (k, 3) m, where the stop ends.
         jacobian: (3 k + 3, n) of the rates.
         dt: Control period, s.
         first_time: Time at full velocity before braking starts, s: the tick and the reaction time.
         stop_time: Time from full velocity to rest, s.
+        gentle: The stop uses only part of the acceleration limits, and limits keep their standoff: what a command
+            may do by itself. Otherwise it is what the arm must still be able to do.
     """
 
     position: FloatArray
@@ -39,10 +42,12 @@ class Motion(NamedTuple):
     speeds: FloatArray
     rates: FloatArray
     points: FloatArray
+    end_points: FloatArray
     jacobian: FloatArray
     dt: float
     first_time: float
     stop_time: float
+    gentle: bool
 
     @property
     def reach_time(self) -> float:
@@ -56,6 +61,7 @@ class MotionFactory(NamedTuple):
     Attributes:
         position: (n,) rad.
         previous_velocity: (n,) rad/s.
+        kinematics: The arm.
         geometry: Points and Jacobian at ``position``.
         acceleration: (n,) rad/s^2 available to a stop.
         dt: Control period, s.
@@ -64,15 +70,25 @@ class MotionFactory(NamedTuple):
 
     position: FloatArray
     previous_velocity: FloatArray
+    kinematics: SafetyKinematics
     geometry: Geometry
     acceleration: FloatArray
     dt: float
     first_time: float
 
-    def motion(self, velocity: FloatArray, deceleration_fraction: float = 1.0) -> Motion:
+    def motion(self, velocity: FloatArray) -> Motion:
+        """Propose ``velocity`` (n,) rad/s, stopping as hard as the arm can."""
+        return self._motion(velocity, 1.0, False)
+
+    def gentle_motion(self, velocity: FloatArray, deceleration_fraction: float) -> Motion:
         """Propose ``velocity`` (n,) rad/s, stopping with a fraction of the available acceleration."""
+        return self._motion(velocity, deceleration_fraction, True)
+
+    def _motion(self, velocity: FloatArray, deceleration_fraction: float, gentle: bool) -> Motion:
         speeds = np.abs(velocity)
         points, jacobian = self.geometry
+        stop_time = max((speeds / self.acceleration).tolist()) / deceleration_fraction
+        reach_time = self.first_time + 0.5 * stop_time
         return Motion(
             self.position,
             velocity,
@@ -80,10 +96,12 @@ class MotionFactory(NamedTuple):
             speeds,
             jacobian.dot(velocity),
             points,
+            self.kinematics.points(self.position + velocity * reach_time),
             jacobian,
             self.dt,
             self.first_time,
-            max((speeds / self.acceleration).tolist()) / deceleration_fraction,
+            stop_time,
+            gentle,
         )
 
 

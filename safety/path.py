@@ -65,7 +65,7 @@ class PathChooser:
         Returns:
             The choice, or one whose reason is the limit that objects and whose ``min_margin`` is NaN.
         """
-        margin, limit = self._judge(factory.motion(asked, self._approach))
+        margin, limit = self._judge(factory.gentle_motion(asked, self._approach))
         if limit is None:
             return Choice(asked, (), 1.0, margin)
         return Choice(asked, _with((), limit, margin), 1.0, math.nan)
@@ -88,7 +88,8 @@ class PathChooser:
         # Within reach, this is the target. Else the corner is too sharp for this speed, and is taken gradually.
         velocity = target if steepness <= 1.0 else previous + change * (_ROUNDING / steepness)
         if steepness > 1.0:
-            reasons = _with(reasons, self._acceleration, (1.0 - steepness) * self._acceleration.margin_scale)
+            excess = min((self._acceleration.maximum - np.abs(change) / factory.dt).tolist())
+            reasons = _with(reasons, self._acceleration, excess)
         margin, limit = self._judge(factory.motion(velocity))
         if limit is None:
             return Choice(velocity, reasons, _progress(velocity, asked), margin)
@@ -120,7 +121,7 @@ class PathChooser:
     ) -> tuple[FloatArray, tuple[SafetyReason, ...]]:
         """The largest share of the demand that leaves room for a gentle stop, and the limits that bound it."""
         share = 1.0
-        motion = factory.motion(demand, self._approach)
+        motion = factory.gentle_motion(demand, self._approach)
         for limit in (self._velocity, self._acceleration):
             lowest, highest = scale_interval(limit.inequalities(motion), demand)
             if highest < 1.0 and lowest <= highest and highest >= 0.0:
@@ -128,7 +129,7 @@ class PathChooser:
                 reasons = _with(reasons, limit, limit.judge(motion).margin)
         if share < 1.0:
             demand = demand * (share * _ROUNDING)
-            motion = factory.motion(demand, self._approach)
+            motion = factory.gentle_motion(demand, self._approach)
         share = 1.0
         for limit in self._others:
             slack, margin = limit.judge(motion)

@@ -49,6 +49,7 @@ def build_limits(
         WorkspaceBoxLimit(
             frozen_array([box.lower_m for box in boxes]),
             frozen_array([box.upper_m for box in boxes]),
+            profile.stopping.standoff_m,
             kinematics.curvature,
         ),
         EndEffectorLinearSpeedLimit(profile.end_effector.linear_speed_m_s, kinematics.curvature),

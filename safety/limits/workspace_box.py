@@ -12,43 +12,51 @@ from safety.motion import Motion
 class WorkspaceBoxLimit:
     """Point i stays within ``[lower[i], upper[i]]``, each (k, 3) m in the base frame.
 
-    A point moves on a curve while the joints move on a straight line. Along a joint step ``d`` its distance to a wall
-    is at least ``distance - (J d) - 0.5 |d|^T curvature |d|``, a concave function of the progress: where it is not
-    negative at the end of the stop, it is negative nowhere on the way.
+    A point moves on a curve while the joints move on a straight line. With h(x) its distance to a wall at progress x of
+    tick and stop, the tangent gives ``h(0) + h'(0)``, forward kinematics gives ``h(1)``, their difference D is the
+    curve's second-order term up to a known rest r, and ``h(x) >= h(0) + h'(0) x + (min(D, 0) - 2 r) x^2``. That is
+    concave: where it is not negative at the end, the point is inside all the way.
+
+    Commands keep the points a standoff away from the walls. Within it the curve of a motion along a wall may bend.
     """
 
     name = "workspace_box"
     unit = "m"
     margin_scale = 0.1
 
-    def __init__(self, lower: FloatArray, upper: FloatArray, curvature: FloatArray) -> None:
+    def __init__(self, lower: FloatArray, upper: FloatArray, standoff: float, curvature: FloatArray) -> None:
         """Set the boxes.
 
         Args:
             lower: (k, 3) m.
             upper: (k, 3) m.
+            standoff: m.
             curvature: (k, n, n) m/rad^2, :attr:`safety.kinematics.SafetyKinematics.curvature`.
         """
         k, n = curvature.shape[:2]
         self.lower = lower
         self.upper = upper
+        self.standoff = standoff
         self._k, self._n = k, n
         self._centre: FloatArray = 0.5 * (lower + upper)
         self._half: FloatArray = 0.5 * (upper - lower)
         self._curvature: FloatArray = np.ascontiguousarray(curvature.reshape(k * n, n))
 
     def judge(self, motion: Motion) -> Judgement:
-        """The distance at the end of the stop, bent towards the wall as far as the curve can be."""
-        k, reach = self._k, motion.reach_time
+        """The distances at the start, at the end, and at the end of the tangent decide."""
+        half, reach = self._half, motion.reach_time
         offset = motion.points - self._centre
-        way = motion.rates[: 3 * k].reshape(k, 3) * reach
-        start = self._half - np.abs(offset)
-        end = self._half - np.abs(offset + way) - self._bend(motion)
-        margin = min(min(start.ravel().tolist()), min(end.ravel().tolist()))
-        if margin >= 0.0:
-            return Judgement(margin, margin)
-        distance, rate, bend = self._rows(motion)
-        return Judgement(min((np.maximum(distance, 0.0) - rate * reach - bend).tolist()), margin)
+        way = motion.rates[: 3 * self._k].reshape(self._k, 3) * reach
+        start = min((half - np.abs(offset)).ravel().tolist())
+        tangent = min((half - np.abs(offset + way)).ravel().tolist())
+        rest = self._rest(motion)
+        end = min(tangent, min((half - np.abs(motion.end_points - self._centre)).ravel().tolist())) - rest
+        margin = min(start, end)
+        slack = min(margin, min(start, tangent) - self.standoff) if motion.gentle else margin
+        if slack >= 0.0:
+            return Judgement(slack, margin)
+        free, rate, bend = self._rows(motion)
+        return Judgement(min((free - rate * reach - bend).tolist()), margin)
 
     def inequalities(self, motion: Motion) -> Inequalities:
         """One row for each point, axis and side, towards the wall positive.
@@ -58,8 +66,7 @@ class WorkspaceBoxLimit:
         """
         linear = motion.jacobian[: 3 * self._k]
         rows = np.concatenate((linear, -linear))
-        distance, rate, bend = self._rows(motion)
-        free = np.maximum(distance, 0.0)
+        free, rate, bend = self._rows(motion)
         bound = free / motion.reach_time  # at that rate the wall is reached; more is allowed where slowing shortens it
         swing = 1.0
         for row in np.flatnonzero(rate * motion.reach_time + bend > free).tolist():
@@ -76,14 +83,17 @@ class WorkspaceBoxLimit:
         return Inequalities(np.concatenate((rows, along[None])), np.append(bound, swing))
 
     def _rows(self, motion: Motion) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """For each wall (6 k,): distance m, rate towards it m/s, and bend during tick and stop, m."""
+        """For each wall (6 k,): free distance m, rate towards it m/s, and bend towards it during tick and stop, m."""
         rate = motion.rates[: 3 * self._k]
         above, below = (self.upper - motion.points).ravel(), (motion.points - self.lower).ravel()
-        bend = np.repeat(self._bend(motion).ravel(), 3)
-        return np.concatenate((above, below)), np.concatenate((rate, -rate)), np.concatenate((bend, bend))
+        curve = (motion.end_points - motion.points).ravel() - rate * motion.reach_time
+        bend = np.maximum(np.concatenate((curve, -curve)), 0.0) + self._rest(motion)
+        standoff = self.standoff if motion.gentle else 0.0
+        free = np.maximum(np.concatenate((above, below)) - standoff, 0.0)
+        return free, np.concatenate((rate, -rate)), np.maximum(bend - standoff, 0.0)
 
-    def _bend(self, motion: Motion) -> FloatArray:
-        """How far each point can depart from its tangent during tick and stop, (k, 1) m."""
+    def _rest(self, motion: Motion) -> float:
+        """Twice the most that a point can depart from its parabola during tick and stop, m."""
         k, n, speeds, reach = self._k, self._n, motion.speeds, motion.reach_time
         squares = self._curvature.dot(speeds).reshape(k, n).dot(speeds)
-        return (squares * (0.5 * reach * reach)).reshape(k, 1)
+        return max(squares.tolist()) * sum(speeds.tolist()) * reach * reach * reach / 3.0

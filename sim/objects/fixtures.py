@@ -84,7 +84,7 @@ class Lever:
 def _sprung_slide(body: mujoco.MjsBody, name: str, travel: float, stiffness: float, preload: float) -> None:
     """Give ``body`` a downward slide with a spring (N/m) that holds it up with ``preload`` N at rest."""
     joint = body.add_joint(name=name, type=SLIDE, axis=[0, 0, 1])
-    joint.range = [-travel, 0.0]
+    joint.range[:] = [-travel, 0.0]
     joint.limited = True
     joint.stiffness = stiffness
     joint.springref = preload / stiffness
@@ -142,7 +142,7 @@ def _add_drawer(spec: mujoco.MjSpec, color: str, face_x: float, y: float) -> Dra
     name, travel, half_width, half_depth = f"{color}_drawer", 0.14, 0.052, 0.068
     body = spec.worldbody.add_body(name=name, pos=[face_x, y, 0.0])
     joint = body.add_joint(name=f"{name}_slide", type=SLIDE, axis=[-1, 0, 0])
-    joint.range = [0.0, travel]
+    joint.range[:] = [0.0, travel]
     joint.limited = True
     joint.damping = 4.0
     joint.frictionloss = 1.0
@@ -176,7 +176,7 @@ def add_lever(spec: mujoco.MjSpec, color: str, xy: tuple[float, float]) -> Lever
     add_solid(base, BOX, [0.035, 0.022, 0.009], DARK, pos=[0.0, 0.0, 0.009])
     arm = spec.worldbody.add_body(name=name, pos=[xy[0], xy[1], axis_z])
     joint = arm.add_joint(name=f"{name}_hinge", type=HINGE, axis=[-1, 0, 0])
-    joint.range = [math.degrees(-travel), math.degrees(travel)] if spec.compiler.degree else [-travel, travel]
+    joint.range[:] = [math.degrees(-travel), math.degrees(travel)] if spec.compiler.degree else [-travel, travel]
     joint.limited = True
     joint.damping = 0.02
     joint.frictionloss = 0.04

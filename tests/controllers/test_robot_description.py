@@ -73,7 +73,7 @@ def test_an_unknown_name_lists_the_robots_and_the_nearest():
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(RobotDescriptionError, match="no robot description at nowhere/robot.yaml"):
+    with pytest.raises(RobotDescriptionError, match=r"no robot description at nowhere/robot\.yaml"):
         load_robot("nowhere/robot.yaml")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -39,7 +40,7 @@ from controllers.types import (
     frozen_array,
 )
 from episodes.episode import Episode
-from episodes.manifest import Manifest, Outcome, PolicyIdentity, sha256_hex
+from episodes.manifest import Manifest, Outcome, PolicyIdentity, model_hash
 from episodes.replay import ReplayParts, StackIdentity
 from episodes.writer import EpisodeWriter
 from vla.tokenizers import COMPACT_TOKENIZER, decoder_from_id
@@ -65,7 +66,7 @@ SPEC = ActionSpec(
 
 
 def manifest(**changes: Any) -> Manifest:
-    profile = {"name": "plant", "joint_velocity": [1.0, 1.0, 1.0], "force_ceiling_n": 30.0}
+    profile = {"name": "plant", "joint_velocity": [0.3, 0.3, 0.3], "force_ceiling_n": 30.0}
     values: dict[str, Any] = {
         "episode_id": "reach-0",
         "task": "reach",
@@ -90,7 +91,7 @@ def manifest(**changes: Any) -> Manifest:
 
 
 def profile_hash(profile: object) -> str:
-    return hashlib.sha256(repr(profile).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(profile, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------- any bits at all
@@ -158,13 +159,13 @@ def make_chunk(tick: int, chunk_id: int = 0, **changes: Any) -> ChunkArrival:
 
 def write_simple(path: Path, ticks: int = 120, **changes: Any) -> Path:
     """A finished episode with chunks, observations, labels, key frames and a few events."""
-    with EpisodeWriter(path, manifest(**changes), model_xml=MODEL_XML, initial_state=np.arange(5.0)) as writer:
+    with EpisodeWriter(path, manifest(**changes), model_xml=MODEL_XML, initial_state=frozen_array(range(5))) as writer:
         for tick in range(ticks):
             arrivals = (make_chunk(tick, tick // 20),) if tick % 20 == 0 else ()
             if tick % 40 == 0:
                 writer.record_observation(simple_observation(tick))
                 writer.record_label(tick * PERIOD_NS, make_chunk(tick).chunk.tokens)
-                writer.record_keyframe(tick, np.arange(5.0) + tick)
+                writer.record_keyframe(tick, frozen_array(np.arange(5) + tick))
             inputs, outputs = simple_tick(tick, arrivals=arrivals)
             if tick == 7:
                 inputs = replace(inputs, events=(OperatorEvent.HOLD, OperatorEvent.RESUME))
@@ -270,7 +271,7 @@ class SpeedCeiling:
         return memory + 1, SafetyResult(slowed, SafetyStatus.LIMITING, (reason,), scale, self.limit - fastest)
 
 
-def build_loop(gain: float = 8.0, limit: float = 1.0) -> ControlLoop[int]:
+def build_loop(gain: float = 8.0, limit: float = 0.3) -> ControlLoop[int]:
     executor = ChunkExecutor(
         decoder_from_id(COMPACT_TOKENIZER.tokenizer_id, SPEC), 0.08, RATE_HZ, ExecutorOptions(execution_horizon=4)
     )
@@ -288,7 +289,7 @@ def rebuild(episode: Episode) -> ReplayParts[Any]:
         action_spec_hash=ActionSpec.from_json(data.action_spec).hash,
         tokenizer_id=data.tokenizer_id,
         safety_profile_hash=profile_hash(dict(profile)),
-        model_xml_sha256=sha256_hex(episode.model_xml),
+        model_xml_sha256=model_hash(episode.model_xml),
     )
     return ReplayParts(build_loop(controller["gain"], profile["joint_velocity"][0]), robot, identity)
 
