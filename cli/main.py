@@ -60,13 +60,13 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"\nvla {name}: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("VLA_DEBUG"):
             raise
         print(f"vla {name}: {error}", file=sys.stderr)
         if "--json" in rest:
             print_json(_Failure(str(error)))
-        return 2
+        return 1 if isinstance(error, RuntimeError) else 2
 
 
 def unknown_name(kind: str, found: str, valid: list[str]) -> str:

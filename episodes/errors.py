@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class EpisodeError(Exception):
+class EpisodeError(ValueError):
     """An episode that is missing, truncated, corrupt or cannot be written; says expected, found and what to do."""
 
     def __init__(self, what: str, expected: str, found: str, advice: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -16,6 +16,8 @@ from controllers.loop import ControlLoop
 from controllers.robot import load_robot
 from controllers.types import Observation, Pose, RobotState
 from episodes.episode import Episode
+from episodes.manifest import model_hash
+from episodes.replay import ReplayParts, StackIdentity
 from safety.filter import UncheckedFilter, build_filter
 from safety.profile import load_profile
 from sim.rendering import CameraRenderer
@@ -174,37 +176,11 @@ def assemble_sim(
 # ----------------------------------------------------------------------------------------------- replay
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayParts:
-    """What re-executes a logged episode.
-
-    Attributes:
-        config: The logged configuration.
-        loop: The loop built from it.
-        robot: The simulation in its state before tick 0; None for an episode of a real robot.
-    """
-
-    config: StackConfig
-    loop: ControlLoop
-    robot: SimRobot | None
-
-    def renderer(self, cameras: Mapping[str, tuple[int, int]] | None = None) -> CameraRenderer:
-        """A renderer of the replayed simulation, by default with the logged cameras.
-
-        Raises:
-            ReplayMismatchError: There is no simulation.
-        """
-        if self.robot is None:
-            raise ReplayMismatchError("expected an episode recorded in simulation, found one of a real robot")
-        return CameraRenderer(self.robot.model, self.config.cameras if cameras is None else cameras)
-
-
-def rebuild_for_replay(episode: Episode) -> ReplayParts:
+def rebuild_for_replay(episode: Episode) -> ReplayParts[Any]:
     """Build loop and simulation again from what an episode logged.
 
     Raises:
-        ReplayMismatchError: The robot description changed, or MuJoCo is another version, so that the same commands
-            would not give the same motion.
+        ReplayMismatchError: The robot description changed, so that the same commands would not give the same motion.
     """
     manifest = episode.manifest
     config = StackConfig.from_json(manifest.stack)
@@ -216,14 +192,14 @@ def rebuild_for_replay(episode: Episode) -> ReplayParts:
         )
     loop = assemble_loop(config)
     xml = episode.model_xml
+    identity = StackIdentity(
+        action_spec_hash=config.action_spec.hash,
+        tokenizer_id=loop.executor.decoder.tokenizer_id,
+        safety_profile_hash="" if config.safety is None else config.safety.hash,
+        model_xml_sha256=model_hash(xml) if xml else "",
+    )
     if not xml:
-        return ReplayParts(config, loop, None)
-    if manifest.engine.mujoco != mujoco.__version__:
-        raise ReplayMismatchError(
-            f"{episode.path}: expected MuJoCo {manifest.engine.mujoco}, with which it was recorded, found "
-            f"{mujoco.__version__}; physics is only exact within one version: pip install "
-            f"mujoco=={manifest.engine.mujoco}, or replay the control loop alone"
-        )
+        return ReplayParts(loop, None, identity)
     robot = SimRobot(mujoco.MjModel.from_xml_string(xml.decode()), description, config.control_rate_hz)
     robot.set_state(np.array(episode.physics.initial_state))
-    return ReplayParts(config, loop, robot)
+    return ReplayParts(loop, robot, identity)

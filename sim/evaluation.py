@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from controllers.drivers import InterruptSwitch, StopReason
 from sim.assembly import assemble_loop
-from sim.rollout import EpisodeOutcome, PolicySource, run_episode
+from sim.rollout import EpisodeOutcome, PolicySource, interruptible, run_episode
 from sim.stack import StackConfig
 from sim.tasks.base import PhrasingSet
 from sim.tasks.catalog import get_task
@@ -268,8 +269,6 @@ def _finished(outcome: EpisodeOutcome) -> bool:
 def _run_here(
     options: EvalOptions, cases: Sequence[tuple[str, int]], advance: Callable[[EpisodeOutcome], None]
 ) -> list[EpisodeOutcome]:
-    from sim.rollout import interruptible
-
     outcomes: list[EpisodeOutcome] = []
     runner = _Runner(options)
     try:
@@ -289,21 +288,22 @@ def _run_here(
 def _run_workers(
     options: EvalOptions, cases: Sequence[tuple[str, int]], advance: Callable[[EpisodeOutcome], None]
 ) -> list[EpisodeOutcome]:
-    from sim.rollout import interruptible
-
     context = multiprocessing.get_context("spawn")
-    todo, done, stop = context.Queue(), context.Queue(), context.Event()
+    todo, done = context.Queue(), context.Queue()
+    # A plain flag: setting a multiprocessing.Event waits for every sleeper, and one that has exited never answers.
+    stop = context.Value("b", 0, lock=False)
     for case in cases:
         todo.put(case)
     count = min(options.workers, len(cases))
     for _ in range(count):
         todo.put(None)
+    todo.cancel_join_thread()  # leaving early must not wait for cases that nobody will take
     outcomes: list[EpisodeOutcome] = []
     with interruptible() as interrupt, _started(context, count, (options, todo, done, stop)) as workers:
         left = count
         while left:
             if interrupt.pressed:
-                stop.set()
+                stop.value = 1
             try:
                 result = done.get(timeout=_POLL_S)
             except Empty:
@@ -312,12 +312,11 @@ def _run_workers(
             if result is None:
                 left -= 1
             elif isinstance(result, str):
-                stop.set()
+                stop.value = 1
                 raise EvaluationError(f"an episode failed in a worker:\n{result}")
             elif _finished(result):
                 outcomes.append(result)
                 advance(result)
-        todo.cancel_join_thread()
     return outcomes
 
 
@@ -339,7 +338,7 @@ def _started(context: SpawnContext, count: int, arguments: tuple[Any, ...]) -> I
         for worker in workers:
             worker.join()
     finally:
-        arguments[3].set()
+        arguments[3].value = 1
         for worker in workers:
             worker.join(timeout=5.0)
             if worker.is_alive():
@@ -362,14 +361,15 @@ def _work(options: EvalOptions, todo: Any, done: Any, stop: Any) -> None:
     interrupt = InterruptSwitch()
 
     def watch() -> None:
-        stop.wait()
+        while not stop.value:
+            time.sleep(_POLL_S)
         interrupt.press()
 
     threading.Thread(target=watch, daemon=True).start()
     try:
         runner = _Runner(options)
         try:
-            while not stop.is_set() and (case := todo.get()) is not None:
+            while not stop.value and (case := todo.get()) is not None:
                 done.put(runner.run(*case, interrupt))
         finally:
             runner.close()

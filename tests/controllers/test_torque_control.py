@@ -108,7 +108,7 @@ def test_out_of_reach_the_arm_comes_to_rest(
     controller: Controller, plant: TorquePlant, out_of_reach: list[Pose], rate_hz: int
 ):
     limits = plant.arm.description.limits
-    for pose in out_of_reach[:5]:
+    for pose in out_of_reach[1:4]:
         plant.place(plant.arm.description.home)
         rollout = Rollout(controller, plant, rate_hz).run(PoseTarget(pose, STILL, 0.0, "base"), 6.0)
         velocities, torques = np.array(rollout.velocities), np.array(rollout.torques)

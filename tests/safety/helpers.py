@@ -24,7 +24,7 @@ from controllers.types import (
 from safety.filter import PathConsistentFilter, SafetyMemory, build_filter
 from safety.profile import load_profile
 
-ROBOTS = ("panda", "ur5e")
+ROBOTS = ("panda",)
 DT = 0.005
 TICK_NS = 5_000_000
 _POSE = Pose(frozen_array([0.0, 0.0, 0.0]), frozen_array([1.0, 0.0, 0.0, 0.0]))

@@ -26,7 +26,7 @@ FOURIER_FEATURES = 1 + 2 * FOURIER_OCTAVES
 
 
 def fourier_features(x: Tensor) -> Tensor:
-    """(..., n) float32 -> (..., n * FOURIER_FEATURES): the values and sines of them, so that bfloat16 keeps their detail."""
+    """(..., n) float32 -> (..., n * FOURIER_FEATURES): values and their sines, so that bfloat16 keeps detail."""
     angles = [x * (math.pi * 2.0**octave) for octave in range(FOURIER_OCTAVES)]
     return torch.cat((x, *(y.sin() for y in angles), *(y.cos() for y in angles)), dim=-1)
 
@@ -174,7 +174,7 @@ class Attention(nn.Module):
         Returns:
             (B, queries, width).
         """
-        b, s, width = x.shape
+        b, _, width = x.shape
         shape = (b, -1, self.heads, width // self.heads)
         if last:
             weight, bias = self.qkv.weight, self.qkv.bias

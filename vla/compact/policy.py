@@ -16,7 +16,7 @@ from vla.compact.decoding import mean_around_mode, mode
 from vla.compact.files import PolicyFileError, PolicyFiles, load_policy
 from vla.compact.language import WordVocabulary
 from vla.compact.model import CompactModel
-from vla.compact.preprocess import observation_image, observation_proprioception
+from vla.compact.preprocess import PROPRIOCEPTION_DIMS, observation_image, observation_proprioception
 
 
 class Decoding(Enum):
@@ -105,6 +105,15 @@ class CompactPolicy:
 
     def reset(self) -> None:
         """Forget the past episode: there is nothing to forget, every chunk follows from one observation."""
+
+    def warm_up(self) -> None:
+        """Run the model a few times on nothing, so that the first real chunk is not slow."""
+        size = self.config.image_size
+        images = tuple(torch.zeros((1, size, size, 3), dtype=torch.uint8) for _ in self.config.cameras)
+        words = torch.ones((1, self.config.max_words), dtype=torch.int64)
+        with torch.inference_mode():
+            for _ in range(3):
+                self._choose(self._logits(images, words, torch.zeros((1, PROPRIOCEPTION_DIMS))))
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Emit a chunk for one observation.

@@ -17,10 +17,7 @@ class SoftLabelLoss:
 
     def __init__(self, bins: int, horizon: int, sigma: float, row_decay: float) -> None:
         index = torch.arange(bins, dtype=torch.float32)
-        if sigma > 0.0:
-            table = torch.exp(-0.5 * ((index[:, None] - index[None, :]) / sigma) ** 2)
-        else:
-            table = torch.eye(bins)
+        table = torch.exp(-0.5 * ((index[:, None] - index[None, :]) / max(sigma, 1e-3)) ** 2)
         self._table = table / table.sum(1, keepdim=True)
         weights = row_decay ** torch.arange(horizon, dtype=torch.float32)
         self._weights = weights / weights.mean()
