@@ -176,8 +176,13 @@ def assemble_sim(
 # ----------------------------------------------------------------------------------------------- replay
 
 
-def rebuild_for_replay(episode: Episode) -> ReplayParts[Any]:
-    """Build loop and simulation again from what an episode logged.
+def rebuild_for_replay(episode: Episode, *, physics: bool = True) -> ReplayParts[Any]:
+    """Build loop and simulation again from what an episode logged; see :func:`episodes.replay.replay`.
+
+    Args:
+        episode: The recording.
+        physics: False to feed the logged sensor readings instead of simulating, for an episode that was recorded with
+            another version of MuJoCo.
 
     Raises:
         ReplayMismatchError: The robot description changed, so that the same commands would not give the same motion.
@@ -198,7 +203,7 @@ def rebuild_for_replay(episode: Episode) -> ReplayParts[Any]:
         safety_profile_hash="" if config.safety is None else config.safety.hash,
         model_xml_sha256=model_hash(xml) if xml else "",
     )
-    if not xml:
+    if not xml or not physics:
         return ReplayParts(loop, None, identity)
     robot = SimRobot(mujoco.MjModel.from_xml_string(xml.decode()), description, config.control_rate_hz)
     robot.set_state(np.array(episode.physics.initial_state))

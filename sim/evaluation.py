@@ -68,6 +68,7 @@ class EvalOptions:
         workers: Processes; 0 runs in this one.
         out_dir: Folder for results and episodes, None to write nothing.
         recording: Which episodes to keep.
+        teaching: Record the expert's labels; needs every episode kept.
     """
 
     policy: PolicyFactory
@@ -79,6 +80,7 @@ class EvalOptions:
     workers: int = 1
     out_dir: Path | None = None
     recording: Recording = Recording.NONE
+    teaching: Teaching | None = None
 
     def __post_init__(self) -> None:
         """Check names and ranges.
@@ -96,6 +98,8 @@ class EvalOptions:
             raise ValueError(f"expected 0 or more workers, found {self.workers}")
         if self.recording is not Recording.NONE and self.out_dir is None:
             raise ValueError(f"expected out_dir to record {self.recording.value} in, found none")
+        if self.teaching is not None and self.recording is not Recording.ALL:
+            raise ValueError(f"expected every episode to be recorded for teaching, found {self.recording.value}")
 
     def cases(self) -> tuple[tuple[str, int], ...]:
         """Task and seed of every episode, in the order of the results."""
@@ -169,14 +173,26 @@ def evaluate(options: EvalOptions, *, show_progress: bool = True) -> EvalSummary
     if options.out_dir is not None and (options.out_dir / RESULTS_NAME).exists():
         raise FileExistsError(f"{options.out_dir} already holds results; choose another folder")
     cases = options.cases()
-    with _progress_bar(len(cases), show_progress) as advance:
-        collected = (
-            _run_here(options, cases, advance) if options.workers == 0 else _run_workers(options, cases, advance)
-        )
+    collected = run_cases(options, cases, show_progress=show_progress)
     summary = summarize(options.tasks, collected, complete=len(collected) == len(cases))
     if options.out_dir is not None:
         write_results(options.out_dir, summary, options.config)
     return summary
+
+
+def run_cases(
+    options: EvalOptions, cases: Sequence[tuple[str, int]], *, show_progress: bool = True
+) -> list[EpisodeOutcome]:
+    """Run the given (task, seed) pairs and return the outcomes in the order in which they finished.
+
+    Raises:
+        EvaluationError: An episode raised or a worker died; the message holds the worker's traceback.
+    """
+    if not cases:
+        return []
+    with _progress_bar(len(cases), show_progress) as advance:
+        run = _run_here if options.workers == 0 else _run_workers
+        return run(options, cases, advance)
 
 
 def summarize(tasks: Sequence[str], outcomes: Iterable[EpisodeOutcome], *, complete: bool = True) -> EvalSummary:
@@ -250,6 +266,7 @@ class _Runner:
             options.config,
             out_dir=folder,
             phrasing=options.phrasing,
+            teaching=options.teaching,
             interrupt=interrupt,
             loop=self._loop,
         )

@@ -31,10 +31,12 @@ class _SharedContext:
 
     context: mujoco.gl_context.GLContext | None = None
     owner_pid = -1
+    inherited: list[mujoco.gl_context.GLContext | None] = []  # noqa: RUF012, a parent's: freeing it here would crash
 
 
 def _acquire_context(width: int, height: int) -> mujoco.gl_context.GLContext:
     if _SharedContext.context is None or _SharedContext.owner_pid != os.getpid():
+        _SharedContext.inherited.append(_SharedContext.context)
         _SharedContext.context = mujoco.gl_context.GLContext(width, height)
         _SharedContext.owner_pid = os.getpid()
     return _SharedContext.context

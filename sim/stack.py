@@ -18,7 +18,7 @@ from controllers.joint_impedance import JointImpedance, JointImpedanceOptions
 from controllers.kinematics import ArmModel
 from controllers.operational_space import OperationalSpace, OperationalSpaceOptions
 from controllers.protocols import Controller
-from controllers.robot import nearest_name_hint
+from controllers.robot import load_robot, nearest_name_hint
 from controllers.types import ActionSpec, CommandMode
 from safety.profile import SafetyProfile, load_profile
 from sim.scene import PHYSICS_TIMESTEP
@@ -63,7 +63,7 @@ class StackConfig:
     """Everything that decides how tokens become motion.
 
     Attributes:
-        robot: Name of the robot description.
+        robot: Name of a built-in robot, or the path of its ``robot.yaml``.
         controller: Options of the controller; their type chooses it.
         control_rate_hz: Ticks per second.
         physics_timestep_s: Physics step; the control period is a whole multiple of it.
@@ -105,9 +105,9 @@ class StackConfig:
                 f"expected a safety profile or a reason to run without one, found profile {self.safety.name!r} "
                 f"and the reason {reason!r}; drop one of them"
             )
-        if self.safety is not None and self.safety.robot != self.robot:
+        if self.safety is not None and self.safety.robot != (name := load_robot(self.robot).name):
             raise StackConfigError(
-                f"expected a safety profile for the robot {self.robot!r}, found {self.safety.name!r}, "
+                f"expected a safety profile for the robot {name!r}, found {self.safety.name!r}, "
                 f"which is for {self.safety.robot!r}; choose another profile"
             )
 

@@ -259,7 +259,9 @@ def test_pictures_that_are_reused_after_recording_are_logged_as_they_were(tmp_pa
     observation = simple_observation(0)
     for tick in range(3):
         buffer[:] = tick
-        writer.record_observation(type(observation)({"wrist": view}, observation.state, observation.commanded_pose, "", 0))
+        writer.record_observation(
+            type(observation)({"wrist": view}, observation.state, observation.commanded_pose, "", 0)
+        )
     buffer[:] = 99
     record(writer, range(3))
     writer.close(Outcome(None, "done"))

@@ -47,8 +47,8 @@ def test_a_wrong_name_lists_the_valid_ones_and_the_nearest(path: Path) -> None:
 
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:
     assert message_of(lambda: open_episode(tmp_path / "a.zarr"), tmp_path.parent) == (
-        f"{tmp_path.name}/a.zarr: expected an episode store, found nothing; there are no episodes in {tmp_path} either; "
-        "check the path"
+        f"{tmp_path.name}/a.zarr: expected an episode store, found nothing; "
+        f"there are no episodes in {tmp_path.name} either; check the path"
     )
 
 
@@ -75,10 +75,9 @@ def test_a_foreign_zarr_store_is_not_an_episode(tmp_path: Path) -> None:
 def test_a_cut_root_is_named(path: Path) -> None:
     file = path / "zarr.json"
     file.write_text(file.read_text()[:100])
-    assert message_of(lambda: open_episode(path), path.parent) == (
-        "reach-0.zarr/zarr.json: expected JSON, found 100 characters that are not (Expecting property name enclosed in "
-        "double quotes: line 7 column 5 (char 100)); restore it from a copy"
-    ) or "expected JSON, found 100 characters that are not" in message_of(lambda: open_episode(path), path.parent)
+    assert message_of(lambda: open_episode(path), path.parent).startswith(
+        "reach-0.zarr/zarr.json: expected JSON, found 100 characters that are not ("
+    )
 
 
 def test_another_format_version_is_refused(path: Path) -> None:

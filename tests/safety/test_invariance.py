@@ -29,7 +29,7 @@ def adversary(kind: str, mode: CommandMode, rng: np.random.Generator, n: int) ->
         if kind == "noise":
             return rng.normal(size=n) * scale
         if kind == "targets":
-            return (goal - arm.q) / DT
+            return (goal - arm.q) * 10.0
         if kind == "ramps":
             velocity = velocity + rng.normal(size=n) * 0.05
             return velocity

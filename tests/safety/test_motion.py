@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,13 +26,12 @@ def test_a_stop_in_steps_of_any_length_stays_on_the_checked_segment(name: str, d
     stop_time = float((np.abs(velocity) / acceleration).max())
     reach = velocity * stop_time / 2
     way, current = np.zeros(n), velocity
-    for dt in data.draw(st.lists(periods, min_size=400, max_size=400).map(lambda steps: steps)):
+    for dt in cycle(data.draw(st.lists(periods, min_size=1, max_size=8))):
         slower = braked(current, acceleration, dt)
         assert (np.abs(slower - current) <= acceleration * dt * (1 + 1e-12) + 1e-15).all()
         way, current = way + slower * dt, slower
         if not current.any():
             break
-    assert not current.any()
     assert (np.abs(way) <= np.abs(reach) + 1e-12).all()
     if reach.any():  # on the segment: all joints have made the same share of it
         lead = int(np.abs(reach).argmax())
