@@ -74,7 +74,9 @@ def _guarded(check: Callable[[], Check]) -> Check:
 
 
 def _python() -> Check:
-    return Check("python", Verdict.OK.value, f"{platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
+    return Check(
+        "python", Verdict.OK.value, f"{platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores"
+    )
 
 
 def _packages() -> Check:

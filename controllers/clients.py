@@ -34,7 +34,10 @@ class InlinePolicyClient:
 
     def poll(self, now_ns: int) -> tuple[ChunkArrival, ...]:
         """Chunks whose latency has passed."""
-        due = tuple(a for a in self._pending if now_ns - a.chunk.observation_stamp_ns >= self._latency_ns)
-        if due:
-            self._pending = [a for a in self._pending if a not in due]
-        return due
+        due: list[ChunkArrival] = []
+        later: list[ChunkArrival] = []
+        for arrival in self._pending:
+            waited_ns = now_ns - arrival.chunk.observation_stamp_ns
+            (due if waited_ns >= self._latency_ns else later).append(arrival)
+        self._pending = later
+        return tuple(due)

@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from controllers.drivers import InterruptSwitch, StopReason
 from sim.assembly import assemble_loop
-from sim.rollout import EpisodeOutcome, PolicySource, interruptible, run_episode
+from sim.rollout import EpisodeOutcome, PolicySource, Teaching, interruptible, run_episode
 from sim.stack import StackConfig
 from sim.tasks.base import PhrasingSet
 from sim.tasks.catalog import get_task

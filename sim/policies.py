@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from controllers.robot import nearest_name_hint
 from controllers.protocols import PolicyClient
+from controllers.robot import nearest_name_hint
 from episodes.manifest import PolicyIdentity
 from sim.assembly import SimCell
 from sim.rollout import ExpertSource, PolicySource
@@ -108,5 +107,3 @@ class CompactSource:
     def close(self) -> None:
         """End the process."""
         self._process.close()
-
-

@@ -27,18 +27,22 @@ _MAX_GEOMS = 1000
 
 
 class _SharedContext:
-    """The process's OpenGL context; a forked child makes its own."""
+    """The process's OpenGL context."""
 
     context: mujoco.gl_context.GLContext | None = None
     owner_pid = -1
-    inherited: list[mujoco.gl_context.GLContext | None] = []  # noqa: RUF012, a parent's: freeing it here would crash
 
 
 def _acquire_context(width: int, height: int) -> mujoco.gl_context.GLContext:
-    if _SharedContext.context is None or _SharedContext.owner_pid != os.getpid():
-        _SharedContext.inherited.append(_SharedContext.context)
+    if _SharedContext.context is None:
         _SharedContext.context = mujoco.gl_context.GLContext(width, height)
         _SharedContext.owner_pid = os.getpid()
+    elif _SharedContext.owner_pid != os.getpid():
+        # The driver's threads do not survive a fork: any use of the inherited context waits for them forever.
+        raise RuntimeError(
+            "expected a process that was started afresh, found one forked after its parent had rendered; start "
+            "worker processes with the method 'spawn' (gymnasium: AsyncVectorEnv(..., context='spawn'))"
+        )
     return _SharedContext.context
 
 

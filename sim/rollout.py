@@ -144,8 +144,8 @@ class EpisodeOutcome:
 
 
 @dataclass(slots=True)
-class _Tally:
-    """Counts what the outcome reports, and hands everything on to the log if there is one."""
+class Tally:
+    """Counts what the outcome reports, and hands everything on to the log if there is one; a ``TickSink``."""
 
     cell: SimCell
     writer: EpisodeWriter | None
@@ -171,8 +171,49 @@ class _Tally:
                 self.writer.record_keyframe(following, self.cell.robot.get_state())
 
     def record_observation(self, observation: Observation) -> None:
+        """Take one observation."""
         if self.writer is not None:
             self.writer.record_observation(observation)
+
+    def finish(self, seed: int, policy: str, config: StackConfig, summary: RunSummary) -> EpisodeOutcome:
+        """Close the log and sum up."""
+        success = summary.reason is StopReason.SUCCESS
+        if self.writer is not None:
+            self.writer.close(Outcome(success, summary.reason.value))
+        return EpisodeOutcome(
+            task=self.cell.instance.task_name,
+            seed=seed,
+            instruction=self.cell.instruction,
+            policy=policy,
+            success=success,
+            reason=summary.reason.value,
+            ticks=summary.ticks,
+            duration_s=summary.ticks / config.control_rate_hz,
+            chunks=self.chunks,
+            rejections=dict(sorted(self.rejections.items())),
+            safety_ticks=dict(sorted(self.safety.items())),
+            limits=dict(sorted(self.limits.items())),
+            min_margin=self.min_margin,
+            final_digest=self.cell.robot.physics_digest().hex(),
+            episode=self.writer.path.name if self.writer is not None else "",
+        )
+
+
+@contextmanager
+def recorded_cell(
+    cell: SimCell, seed: int, policy: PolicyIdentity, config: StackConfig, out_dir: Path | None, *, realtime: bool
+) -> Iterator[Tally]:
+    """A tally that records to ``out_dir``, or records nothing; leaving the block closes the log in any case."""
+    keyframe_ticks = max(1, round(KEYFRAME_PERIOD_S * config.control_rate_hz))
+    if out_dir is None:
+        yield Tally(cell, None, keyframe_ticks)
+        return
+    out_dir.mkdir(parents=True, exist_ok=True)
+    name = episode_name(cell.instance.task_name, seed)
+    manifest = build_manifest(name.removesuffix(".zarr"), cell, seed, policy, config, realtime=realtime)
+    xml = cell.scene.xml.encode()
+    with EpisodeWriter(out_dir / name, manifest, model_xml=xml, initial_state=cell.initial_state) as writer:
+        yield Tally(cell, writer, keyframe_ticks)
 
 
 def run_episode(
@@ -219,15 +260,11 @@ def run_episode(
         cell = stack.enter_context(
             assemble_sim(config, task_name, seed, instruction=instruction, phrasing=phrasing, look=look)
         )
-        writer = None
-        if out_dir is not None:
-            out_dir.mkdir(parents=True, exist_ok=True)
-            writer = stack.enter_context(_writer(out_dir, cell, seed, policy.identity, config))
-        tally = _Tally(cell, writer, max(1, round(KEYFRAME_PERIOD_S * config.control_rate_hz)))
+        tally = stack.enter_context(recorded_cell(cell, seed, policy.identity, config, out_dir, realtime=False))
         summary = run_lockstep(
             loop,
             cell.robot,
-            _client(cell, policy, config, writer, teaching),
+            _client(cell, policy, config, tally.writer, teaching),
             cell.source,
             tally,
             max_ticks=max(1, round(cell.instance.time_limit_s * config.control_rate_hz)),
@@ -235,9 +272,7 @@ def run_episode(
             events=events,
             interrupt=interrupt,
         )
-        if writer is not None:
-            writer.close(Outcome(summary.reason is StopReason.SUCCESS, summary.reason.value))
-        return _outcome(cell, seed, policy.identity.name, config, summary, tally)
+        return tally.finish(seed, policy.identity.name, config, summary)
 
 
 def success_condition(cell: SimCell, config: StackConfig, hold_s: float = SUCCESS_HOLD_S) -> StopCondition:
@@ -305,12 +340,6 @@ def _client(
     )
 
 
-def _writer(out_dir: Path, cell: SimCell, seed: int, policy: PolicyIdentity, config: StackConfig) -> EpisodeWriter:
-    name = episode_name(cell.instance.task_name, seed)
-    manifest = build_manifest(name.removesuffix(".zarr"), cell, seed, policy, config)
-    return EpisodeWriter(out_dir / name, manifest, model_xml=cell.scene.xml.encode(), initial_state=cell.initial_state)
-
-
 def build_manifest(
     episode_id: str, cell: SimCell, seed: int, policy: PolicyIdentity, config: StackConfig, *, realtime: bool = False
 ) -> Manifest:
@@ -337,26 +366,4 @@ def build_manifest(
         stack=config.to_json(),
         realtime=realtime,
         safety_off=safety is None,
-    )
-
-
-def _outcome(
-    cell: SimCell, seed: int, policy: str, config: StackConfig, summary: RunSummary, tally: _Tally
-) -> EpisodeOutcome:
-    return EpisodeOutcome(
-        task=cell.instance.task_name,
-        seed=seed,
-        instruction=cell.instruction,
-        policy=policy,
-        success=summary.reason is StopReason.SUCCESS,
-        reason=summary.reason.value,
-        ticks=summary.ticks,
-        duration_s=summary.ticks / config.control_rate_hz,
-        chunks=tally.chunks,
-        rejections=dict(sorted(tally.rejections.items())),
-        safety_ticks=dict(sorted(tally.safety.items())),
-        limits=dict(sorted(tally.limits.items())),
-        min_margin=tally.min_margin,
-        final_digest=cell.robot.physics_digest().hex(),
-        episode=tally.writer.path.name if tally.writer is not None else "",
     )

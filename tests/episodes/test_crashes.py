@@ -228,27 +228,28 @@ def test_a_stalled_recorder_costs_frames_and_no_ticks(tmp_path: Path) -> None:
     assert verify(episode) == ()
 
 
-def test_observations_may_come_from_another_thread(tmp_path: Path) -> None:
-    for realtime in (False, True):
-        writer = EpisodeWriter(tmp_path / f"t{realtime}.zarr", manifest(realtime=realtime)).open()
-        observations = [simple_observation(tick) for tick in range(200)]
-        threads = [
-            threading.Thread(target=lambda part=part: [writer.record_observation(o) for o in observations[part::2]])
-            for part in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        record(writer, range(400))
-        for thread in threads:
-            thread.join()
-        writer.close(Outcome(None, "done"))
-        episode = open_episode(writer.path)
-        assert len(episode) == 400
-        assert sorted(episode.observations.tick.tolist()) == list(range(200))
-        for index in (0, 77, 199):
-            expected = simple_observation(int(episode.observations.tick[index]))
-            assert bits(episode.observation(index)) == bits(expected)
-        assert verify(episode) == ()
+@pytest.mark.parametrize("realtime", [False, True])
+def test_observations_may_come_from_other_threads(realtime: bool, tmp_path: Path) -> None:
+    writer = EpisodeWriter(tmp_path / "t.zarr", manifest(realtime=realtime)).open()
+
+    def capture(ticks: range) -> None:
+        for tick in ticks:
+            writer.record_observation(simple_observation(tick))
+
+    threads = [threading.Thread(target=capture, args=(range(part, 200, 2),)) for part in range(2)]
+    for thread in threads:
+        thread.start()
+    record(writer, range(400))
+    for thread in threads:
+        thread.join()
+    writer.close(Outcome(None, "done"))
+    episode = open_episode(writer.path)
+    assert len(episode) == 400
+    assert sorted(episode.observations.tick.tolist()) == list(range(200))
+    for index in (0, 77, 199):
+        expected = simple_observation(int(episode.observations.tick[index]))
+        assert bits(episode.observation(index)) == bits(expected)
+    assert verify(episode) == ()
 
 
 def test_pictures_that_are_reused_after_recording_are_logged_as_they_were(tmp_path: Path) -> None:

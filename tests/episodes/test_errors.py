@@ -68,7 +68,8 @@ def test_a_foreign_zarr_store_is_not_an_episode(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     assert message_of(lambda: open_episode(folder), tmp_path) == (
-        "f.zarr: expected a manifest in the root attributes, found none; this zarr store is not an episode of this stack"
+        "f.zarr: expected a manifest in the root attributes, found none; "
+        "this zarr store is not an episode of this stack"
     )
 
 

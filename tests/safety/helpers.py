@@ -54,7 +54,9 @@ def sensed(q: FloatArray, qd: FloatArray, now_ns: int) -> RobotState:
     )
 
 
-def command(mode: CommandMode, values: Sequence[float] | FloatArray, now_ns: int, opening: float = 0.04) -> JointCommand:
+def command(
+    mode: CommandMode, values: Sequence[float] | FloatArray, now_ns: int, opening: float = 0.04
+) -> JointCommand:
     return JointCommand(mode, frozen_array(values), opening, now_ns)
 
 

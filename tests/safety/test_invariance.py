@@ -87,9 +87,7 @@ def test_no_limit_is_crossed_when_the_control_period_changes(
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=6)
 @given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(KINDS), ticks=st.integers(1, 150))
-def test_a_verified_stop_exists_at_every_moment(
-    name: str, mode: CommandMode, seed: int, kind: str, ticks: int
-) -> None:
+def test_a_verified_stop_exists_at_every_moment(name: str, mode: CommandMode, seed: int, kind: str, ticks: int) -> None:
     arm = roll(name, mode, kind, seed, ticks)
     moving = arm.qd.any()
     assert coast_to_rest(arm) > 0 or not moving

@@ -230,9 +230,7 @@ def test_a_point_found_outside_may_come_back_but_not_go_farther(name: str) -> No
     assert limit.judge(start.hard()).margin == pytest.approx(-0.02, abs=1e-6)
 
 
-@given(
-    first=st.floats(-1.0, 1.0), second=st.floats(0.0, 1.0), distance=st.floats(0.0, 1.0), more=st.floats(1e-6, 1.0)
-)
+@given(first=st.floats(-1.0, 1.0), second=st.floats(0.0, 1.0), distance=st.floats(0.0, 1.0), more=st.floats(1e-6, 1.0))
 def test_the_stoppable_share_is_the_largest(first: float, second: float, distance: float, more: float) -> None:
     share = stoppable_share(first, second, distance)
     assume(share < 1e6)

@@ -72,21 +72,20 @@ def test_picking_and_placing_near_the_table_is_not_noticed(name: str, mode: Comm
 @pytest.mark.parametrize("name", ROBOTS)
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_jump_of_the_command_is_reached_without_overshoot(name: str, seed: int) -> None:
+def test_a_jump_of_the_command_is_reached_along_a_straight_line_without_swinging(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     arm = Arm.at(name, CommandMode.POSITION)
     start = arm.q.copy()
     goal = start + rng.uniform(-0.15, 0.15, size=len(start))
-    for tick in range(400):
+    one_tick = robot(name).limits.acceleration * DT**2  # the last step may be a tick too fast
+    for _ in range(300):
         result = arm.step(goal)
         share = (arm.q - start) @ (goal - start) / ((goal - start) @ (goal - start))
-        assert share <= 1.0 + 1e-9
-        np.testing.assert_allclose(arm.q, start + share * (goal - start), atol=1e-9)  # along the straight path
-        if (arm.q == goal).all():
-            break
-    assert tick < 200
-    assert result.status in (SafetyStatus.RUN, SafetyStatus.LIMITING)
-    assert arm.step(goal).status is SafetyStatus.RUN
+        np.testing.assert_allclose(arm.q, start + share * (goal - start), atol=1e-9)
+        assert (np.sign(goal - start) * (arm.q - goal) <= one_tick).all()
+        assert result.status in (SafetyStatus.RUN, SafetyStatus.LIMITING)
+    assert result.status is SafetyStatus.RUN
+    np.testing.assert_array_equal(arm.q, goal)
 
 
 @pytest.mark.parametrize("name", ROBOTS)
@@ -182,5 +181,7 @@ def test_a_profile_that_does_not_suit_the_robot_is_refused() -> None:
     with pytest.raises(SafetyProfileError, match="no watched point 'elbou'; did you mean 'elbow'"):
         build_filter(panda, _changed(workspace=_boxes(panda, elbou=box)))
     low = {"lower_m": [0.15, -0.5, 0.003], "upper_m": [0.8, 0.5, 0.1]}
-    with pytest.raises(SafetyProfileError, match="home posture of panda inside every limit, found it outside workspace"):
+    with pytest.raises(
+        SafetyProfileError, match="home posture of panda inside every limit, found it outside workspace"
+    ):
         build_filter(panda, _changed(workspace=_boxes(panda, tcp=low)))

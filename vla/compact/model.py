@@ -218,7 +218,7 @@ class InstructionEncoder(nn.Module):
 
     def forward(self, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, W) ids and (B, 1, 1, W) additive mask -> (B, W, L) words, (B, L) mean over real words."""
-        x = self.norm(self.layer(self.words(words) + self.places, mask))
+        x = self.norm(self.layer(self.words(words) + self.places[: words.shape[1]], mask))
         real = (words != 0).to(x.dtype)[..., None]
         return x, (x * real).sum(1) / real.sum(1)
 
@@ -240,8 +240,8 @@ class CompactModel(nn.Module):
             nn.Linear(2 * width, width),
         )
         per_camera = config.patch_grid**2 + config.keypoints // config.keypoint_group
-        self.prefix_length = config.max_words + per_camera * len(config.cameras) + 1
-        self.places = nn.Parameter(torch.zeros(self.prefix_length, width))
+        prefix = config.max_words + per_camera * len(config.cameras) + 1
+        self.places = nn.Parameter(torch.zeros(prefix, width))
         self.slots = nn.Parameter(torch.zeros(config.horizon, width))
         self.layers = nn.ModuleList(Layer(width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
@@ -268,7 +268,7 @@ class CompactModel(nn.Module):
 
         Args:
             images: For each camera (B, size, size, 3) uint8.
-            words: (B, max_words) int64, padded with 0.
+            words: (B, up to max_words) int64, padded with 0.
             state: (B, 16) float32 proprioception.
             tints: Colour augmentation for each camera, or nothing.
 
@@ -289,18 +289,21 @@ class CompactModel(nn.Module):
         own = ((state - self.mean()) / self.std()).clamp(-5.0, 5.0)
         own = self.state_in(fourier_features(torch.cat((own, *coordinates), dim=-1)).to(dtype))[:, None, :]
         tokens.append(own)
-        prefix = torch.cat(tokens, dim=1) + self.places
+        places = torch.cat((self.places[: words.shape[1]], self.places[config.max_words :]))
+        prefix = torch.cat(tokens, dim=1) + places
         x = torch.cat((prefix, self.slots + own), dim=1)
-        full = self._mask(padded, b, x.shape[1])
+        full = self._mask(padded, x.shape[1])
         for layer in self.layers[:-1]:
             x = layer(x, full)
         x = self.layers[-1](x, full[:, :, -config.horizon :], config.horizon)
         logits = self.head(self.norm(x)).view(b, config.horizon, config.dims, config.bins)
         return logits, self.goal(F.silu(own[:, 0]))
 
-    def _mask(self, padded: Tensor, b: int, length: int) -> Tensor:
+    def _mask(self, padded: Tensor, length: int) -> Tensor:
         """(B, 1, S, S) additive: padding is never seen, action slots are seen by action slots only."""
-        mask = padded.new_zeros((b, 1, length, length))
-        mask[:, :, :, : self.config.max_words] = padded[:, None, None, :]
-        mask[:, :, : self.prefix_length, self.prefix_length :] = -1e4
+        batch, words = padded.shape
+        prefix = length - self.config.horizon
+        mask = padded.new_zeros((batch, 1, length, length))
+        mask[:, :, :, :words] = padded[:, None, None, :]
+        mask[:, :, :prefix, prefix:] = -1e4
         return mask

@@ -48,7 +48,7 @@ class CompactPolicy:
         self._model = model.to(device=self._device, dtype=dtype, memory_format=torch.channels_last).eval()
         self._model.requires_grad_(False)
         self._words: dict[str, Tensor] = {}
-        self._graph: _CudaGraph | None = None
+        self._graphs: dict[int, _CudaGraph] = {}  # by length of the instruction
 
     @staticmethod
     def load(
@@ -146,7 +146,8 @@ class CompactPolicy:
             torch.from_numpy(np.stack([observation_image(o, camera, config.image_size) for o in observations]))
             for camera in config.cameras
         )
-        words = torch.cat([self._instruction(o.instruction) for o in observations])
+        words = [self._instruction(o.instruction) for o in observations]
+        words = torch.nn.utils.rnn.pad_sequence(words, batch_first=True)
         state = torch.from_numpy(np.stack([observation_proprioception(o) for o in observations]))
         if not torch.isfinite(state).all():
             raise ValueError("the observation's robot state is not finite")
@@ -162,8 +163,10 @@ class CompactPolicy:
         if self._device.type != "cuda":
             return self._model(images, words, state)[0]
         if len(words) == 1:
-            self._graph = self._graph or _CudaGraph(self._model, images, words, state)
-            return self._graph(images, words, state)
+            length = words.shape[1]
+            if length not in self._graphs:
+                self._graphs[length] = _CudaGraph(self._model, images, words, state)
+            return self._graphs[length](images, words, state)
         moved = tuple(image.to(self._device) for image in images)
         return self._model(moved, words.to(self._device), state.to(self._device))[0]
 
@@ -173,7 +176,8 @@ class CompactPolicy:
     def _instruction(self, instruction: str) -> Tensor:
         known = self._words.get(instruction)
         if known is None:
-            known = torch.from_numpy(self.vocabulary.encode(instruction, self.config.max_words))[None]
+            ids = self.vocabulary.encode(instruction, self.config.max_words)
+            known = torch.from_numpy(ids[ids != 0])
             if len(self._words) > 1000:
                 self._words.clear()
             self._words[instruction] = known

@@ -87,6 +87,11 @@ def augmented_batch(
     )
 
 
+def trim_padding(words: Tensor) -> Tensor:
+    """Cut columns that are padding for the whole batch."""
+    return words[:, : int((words != 0).sum(1).max())]
+
+
 def shift_image(image: np.ndarray, dy: int, dx: int, out: np.ndarray) -> None:
     """Write ``image`` (H, W, 3) moved down by ``dy`` and right by ``dx`` pixels to ``out``; edges repeat."""
     height, width = image.shape[:2]
@@ -112,7 +117,7 @@ def _batch(data: PackedDataset, frames: np.ndarray, words: np.ndarray, cameras: 
     return Batch(
         images=tuple(torch.from_numpy(camera) for camera in cameras),
         tints=(),
-        words=torch.from_numpy(words[rows["episode"]]),
+        words=trim_padding(torch.from_numpy(words[rows["episode"]])),
         state=torch.from_numpy(rows["state"].copy()),
         tokens=torch.from_numpy(rows["tokens"].astype(np.int64)),
         goal=torch.from_numpy(rows["goal"].copy()),
