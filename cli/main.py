@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 the check failed (diverged, unsafe, below bar), 2 bad inpu
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -14,9 +13,11 @@ from pathlib import Path
 
 import tyro
 
+from cli.names import unknown_name
 from cli.output import print_json
 
-# name -> what it does. Each is a module cli.<name> with a frozen dataclass `Options` and `main(options) -> int`;
+# name -> what it does. Each is a module cli.<name> with a frozen dataclass `Options` and `main(options) -> int`
+# (and `parse(arguments)` where tyro needs help);
 # it is imported only when it is asked for, so that `vla replay` never loads torch.
 COMMANDS = {
     "doctor": "check this machine and explain what it can do",
@@ -53,6 +54,8 @@ def run(arguments: list[str]) -> int:
     _choose_renderer()
     try:
         module = importlib.import_module(f"cli.{name}")
+        if hasattr(module, "parse"):
+            return module.main(module.parse(rest))
         options = tyro.cli(module.Options, args=rest, prog=f"vla {name}", description=module.__doc__)
         return module.main(options)
     except SystemExit as stop:  # tyro: --help is 0, a bad option is 2
@@ -67,13 +70,6 @@ def run(arguments: list[str]) -> int:
         if "--json" in rest:
             print_json(_Failure(str(error)))
         return 1 if isinstance(error, RuntimeError) else 2
-
-
-def unknown_name(kind: str, found: str, valid: list[str]) -> str:
-    """An error text that lists the valid names and the nearest one."""
-    near = difflib.get_close_matches(found, valid, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {found!r}{hint} Valid: {', '.join(valid)}"
 
 
 def _choose_renderer() -> None:

@@ -26,14 +26,14 @@ from controllers.types import (
     SafetyStatus,
     frozen_array,
 )
+from safety.actuation import Actuation, Tick
 from safety.intake import LONGEST_PERIOD, SHORTEST_PERIOD, Intake
 from safety.kinematics import SafetyKinematics
 from safety.limits import Limit, build_limits
 from safety.motion import MotionFactory
-from safety.path import Choice, PathChooser, caught_up
+from safety.path import Choice, PathChooser
 from safety.profile import SafetyProfile, SafetyProfileError
 from safety.supervisor import Monitor, Supervision, obey, status_of
-from safety.torque import TorqueMap
 from safety.unchecked import UncheckedFilter
 
 __all__ = ["PathConsistentFilter", "SafetyMemory", "UncheckedFilter", "build_filter"]
@@ -73,17 +73,6 @@ class SafetyMemory:
     fresh_ns: int
 
 
-class _Tick(NamedTuple):
-    """What is known about a tick before a velocity is chosen."""
-
-    mode: CommandMode
-    sensed: RobotState | None  # None if it cannot be trusted
-    start: FloatArray  # (n,) rad, where the checked path stands
-    previous: FloatArray  # (n,) rad/s, along which the stored stop runs
-    now_ns: int
-    dt: float
-
-
 class _Verdict(NamedTuple):
     """What a tick does."""
 
@@ -114,7 +103,7 @@ class PathConsistentFilter:
         self._chooser = PathChooser(velocity, acceleration, others, profile.stopping.approach_deceleration_fraction)
         self._intake = Intake(description, profile.timing)
         self._monitor = Monitor(profile.monitoring, velocity.maximum)
-        self._torque = TorqueMap(self.kinematics, description.limits.torque, profile.hold)
+        self._actuation = Actuation(description, profile, self.kinematics, acceleration)
         self._default_mode = CommandMode(description.actuator_mode)
         self._closed, self._open = description.gripper.closed, description.gripper.open
 
@@ -183,7 +172,7 @@ class PathConsistentFilter:
 
     def _tick(
         self, memory: SafetyMemory, sensed: RobotState | None, command: JointCommand, now_ns: int, dt: float
-    ) -> _Tick:
+    ) -> Tick:
         mode = memory.mode
         if mode is None:
             asked = cast(object, command.mode)
@@ -193,11 +182,11 @@ class PathConsistentFilter:
             start = sensed.joint_position
             if mode is CommandMode.TORQUE:
                 previous = sensed.joint_velocity
-        return _Tick(mode, sensed, start, previous, now_ns, dt)
+        return Tick(mode, sensed, start, previous, now_ns, dt)
 
     def _supervise(
-        self, memory: SafetyMemory, tick: _Tick, events: tuple[OperatorEvent, ...]
-    ) -> tuple[Supervision, _Tick, tuple[SafetyReason, ...]]:
+        self, memory: SafetyMemory, tick: Tick, events: tuple[OperatorEvent, ...]
+    ) -> tuple[Supervision, Tick, tuple[SafetyReason, ...]]:
         """Apply events, watch the arm, and start again from the sensed state when a stop trips or is released."""
         before = supervision = memory.supervision
         sensed, mode = tick.sensed, tick.mode
@@ -219,7 +208,7 @@ class PathConsistentFilter:
                 tick = tick._replace(start=sensed.joint_position, previous=velocity)
         return supervision, tick, refused
 
-    def _factory(self, tick: _Tick) -> MotionFactory:
+    def _factory(self, tick: Tick) -> MotionFactory:
         reaction_s = 0.0 if tick.mode is CommandMode.POSITION else self._stopping.reaction_time_s
         geometry = self.kinematics.geometry(tick.start)
         return MotionFactory(
@@ -228,36 +217,20 @@ class PathConsistentFilter:
 
     # ------------------------------------------------------------------------------------------ choices
 
-    def _run(self, memory: SafetyMemory, tick: _Tick, command: JointCommand) -> _Verdict:
+    def _run(self, memory: SafetyMemory, tick: Tick, command: JointCommand) -> _Verdict:
         """Follow the command, slowed down if need be."""
-        mode, start, dt = tick.mode, tick.start, tick.dt
-        reasons: tuple[SafetyReason, ...] = ()
         values = command.values
-        if mode is CommandMode.POSITION:
-            asked = (values - start) / dt
-        elif mode is CommandMode.VELOCITY:
-            asked = values
-        else:
-            excess = self._torque.excess(values)
-            if excess < 0.0:
-                values = self._torque.clipped(values)
-                reasons = (SafetyReason("joint_torque", excess, "clipped to the torque limits; margin in N m"),)
-            asked = self._torque.velocity_after(start, tick.previous, values, dt)
-
+        last_asked = None if memory.asked is memory.position else memory.asked
+        demand = self._actuation.demand(tick, values, last_asked)
         factory = self._factory(tick)
-        choice = self._chooser.unchanged(factory, asked)
-        if choice.reasons:
-            demand = asked
-            if mode is CommandMode.POSITION:
-                demand = caught_up(memory.asked - start, (values - memory.asked) / dt, self._acceleration, dt)
-            choice = self._chooser.slowed(factory, demand, asked, choice.reasons)
+        choice = self._chooser.unchanged(factory, demand.asked)
+        reasons = demand.reasons
+        if choice.reasons or demand.jumped:
+            choice = self._chooser.slowed(factory, demand.path, demand.asked, choice.reasons)
             reasons += choice.reasons
-            if mode is CommandMode.POSITION:
-                values = start + choice.velocity * dt
-            elif mode is CommandMode.VELOCITY:
-                values = choice.velocity
-            else:
-                values = self._torque.torque_for(start, tick.previous, choice.velocity, dt)
+            values = self._actuation.values_for(tick, choice.velocity)
+        elif reasons:
+            values = self._actuation.clipped(tick, values)
 
         opening = min(max(command.gripper_opening, self._closed), self._open)
         outside = -abs(command.gripper_opening - opening)
@@ -265,40 +238,22 @@ class PathConsistentFilter:
             reasons += (SafetyReason("gripper_opening", outside, "clamped to the gripper's range; margin in m"),)
         if not reasons:
             return _Verdict(command, SafetyStatus.RUN, (), choice)
-        limited = JointCommand(mode, frozen_array(values), opening, command.stamp_ns)
+        limited = JointCommand(tick.mode, frozen_array(values), opening, command.stamp_ns)
         return _Verdict(limited, SafetyStatus.LIMITING, reasons, choice)
 
-    def _stop(self, memory: SafetyMemory, tick: _Tick, status: SafetyStatus) -> _Verdict:
+    def _stop(self, memory: SafetyMemory, tick: Tick, status: SafetyStatus) -> _Verdict:
         """Execute the stored stop, then stay."""
         choice = self._chooser.stopping(self._factory(tick))
-        held: FloatArray | None = None
-        if tick.mode is CommandMode.POSITION:
-            values = tick.start + choice.velocity * tick.dt
-        elif tick.mode is CommandMode.VELOCITY:
-            values = choice.velocity
-        else:
-            values, held = self._stopping_torque(memory, tick, choice.velocity)
+        values, held = self._actuation.stopping_values(tick, choice.velocity, memory.held)
         command = JointCommand(tick.mode, frozen_array(values), memory.gripper_opening, tick.now_ns)
-        return _Verdict(command, status, choice.reasons, choice, held)
-
-    def _stopping_torque(
-        self, memory: SafetyMemory, tick: _Tick, velocity: FloatArray
-    ) -> tuple[FloatArray, FloatArray | None]:
-        q, qd, held = tick.start, tick.previous, memory.held
-        if tick.sensed is None:
-            return self._torque.floating(q), held
-        if held is None and self._monitor.at_rest(qd):
-            held = frozen_array(q)
-        if held is None:
-            return self._torque.torque_for(q, qd, velocity, tick.dt), None
-        return self._torque.holding(q, qd, held, self._acceleration), held
+        return _Verdict(command, status, (), choice, held)
 
     # ------------------------------------------------------------------------------------ after the choice
 
     def _remember(
         self,
         memory: SafetyMemory,
-        tick: _Tick,
+        tick: Tick,
         supervision: Supervision,
         verdict: _Verdict,
         accepted: JointCommand | None,

@@ -16,6 +16,9 @@ _MILLISECOND_NS = 1_000_000
 
 # Beyond these, a command is not a motion too fast but a number gone wrong: rad, rad/s, N m.
 _LARGEST_COMMAND = {CommandMode.POSITION: 100.0, CommandMode.VELOCITY: 100.0, CommandMode.TORQUE: 10_000.0}
+# The same for a sensed joint: rad, rad/s.
+_LARGEST_POSITION = 100.0
+_LARGEST_VELOCITY = 1000.0
 # Control periods outside are a fault of the loop, s.
 SHORTEST_PERIOD = 1e-4
 LONGEST_PERIOD = 0.1
@@ -28,6 +31,7 @@ class Fault(Enum):
     CLOCK_BACKWARDS = "clock_backwards"
     STATE_SHAPE = "state_shape"
     STATE_NON_FINITE = "state_non_finite"
+    STATE_MAGNITUDE = "state_magnitude"
     STATE_STALE = "state_stale"
     STATE_FUTURE = "state_future"
     STATE_BACKWARDS = "state_backwards"
@@ -96,9 +100,10 @@ class Intake:
             if getattr(values, "shape", None) != self._shape:
                 expected = f"{self._shape[0]} values, one for each joint"
                 return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found {np.shape(values)}")
+        positions, velocities = state.joint_position.tolist(), state.joint_velocity.tolist()
         total = (
-            sum(state.joint_position.tolist())
-            + sum(state.joint_velocity.tolist())
+            sum(positions)
+            + sum(velocities)
             + sum(state.joint_effort.tolist())
             + sum(state.wrench.tolist())
             + sum(state.ee_pose.position.tolist())
@@ -107,6 +112,13 @@ class Intake:
         )
         if not math.isfinite(total):
             return reason(Fault.STATE_NON_FINITE, "the sensed state holds NaN or infinity")
+        farthest, fastest = max(map(abs, positions)), max(map(abs, velocities))
+        if farthest > _LARGEST_POSITION or fastest > _LARGEST_VELOCITY:
+            return reason(
+                Fault.STATE_MAGNITUDE,
+                f"expected joints within {_LARGEST_POSITION:g} rad and {_LARGEST_VELOCITY:g} rad/s, "
+                f"found {farthest:g} and {fastest:g}",
+            )
         age = now_ns - state.stamp_ns
         if age > self._state_timeout_ns:
             return self._late(Fault.STATE_STALE, "sensed state", age, self._timing.state_timeout_ms)

@@ -46,10 +46,11 @@ def collect(options: EvalOptions, *, show_progress: bool = True) -> CollectSumma
     Raises:
         ValueError: No teaching or no folder.
     """
-    if options.teaching is None or options.out_dir is None:
+    out_dir = options.out_dir
+    if options.teaching is None or out_dir is None:
         raise ValueError("expected teaching options and a folder to collect episodes into, found none")
     options = replace(options, recording=Recording.ALL)
-    folder = options.out_dir / EPISODES_NAME
+    folder = out_dir / EPISODES_NAME
     wanted = sorted(options.cases(), key=lambda case: (case[1], options.tasks.index(case[0])))
     present, broken = _on_disk(folder, wanted)
     for path in broken:

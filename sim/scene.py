@@ -1,7 +1,7 @@
 """The bare tabletop scene: arm, table, floor, lights and the fixed camera; tasks add their objects to it.
 
 The base frame of the arm is the world frame: origin at the foot of the arm, x forward over the table, z up, and the
-table's upper face at z = 0. Objects belong in the working area :data:`WORKSPACE_X` x :data:`WORKSPACE_Y`, which fills
+table's upper face at z = 0. Centres of objects belong in :data:`WORKSPACE_X` x :data:`WORKSPACE_Y`, which fills
 the picture of the camera ``workspace``.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from controllers.robot import RobotDescription
 
-WORKSPACE_X = (0.30, 0.65)
-WORKSPACE_Y = (-0.30, 0.30)
+WORKSPACE_X = (0.35, 0.59)
+WORKSPACE_Y = (-0.22, 0.22)
 TABLE_X = (0.10, 0.90)
 TABLE_Y = (-0.60, 0.60)
 PHYSICS_TIMESTEP = 0.0025

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
 from controllers.protocols import Policy
@@ -113,7 +114,7 @@ class PolicyProcess:
         self._mode = mode
         self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
         self._threads, self._niceness = threads, niceness
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._ready: _Reply | None = None
         self._number, self._chunk_id, self._dropped = 0, 0, 0
@@ -135,10 +136,11 @@ class PolicyProcess:
             raise PolicyStartError("the policy process is already running")
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
+        process = context.Process(
             target=_serve, args=(theirs, self._factory, self._threads, self._niceness), name="policy", daemon=True
         )
-        self._process.start()
+        process.start()
+        self._process = process
         theirs.close()
         try:
             reply = self._receive(time.monotonic() + self._start_timeout_s, "start")

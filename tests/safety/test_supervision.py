@@ -160,9 +160,7 @@ def test_an_arm_seen_too_fast_trips_a_protective_stop(mode: CommandMode) -> None
     arm = Arm.at("panda", mode)
     fast = np.zeros(7)
     fast[0] = 3.0
-    statuses: list[SafetyStatus] = []
-    for _ in range(12):
-        statuses.append(arm.step(np.array(arm.q), state=sensed(arm.q, fast, arm.now_ns)).status)
+    statuses = [arm.step(np.array(arm.q), state=sensed(arm.q, fast, arm.now_ns)).status for _ in range(12)]
     assert SafetyStatus.PROTECTIVE_STOP not in statuses[:10]
     assert statuses[10] is SafetyStatus.PROTECTIVE_STOP
 

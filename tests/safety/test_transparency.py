@@ -48,7 +48,7 @@ def test_picking_and_placing_near_the_table_is_not_noticed(name: str, mode: Comm
     arm = Arm.at(name, mode)
     home = arm.filter.kinematics.points(arm.q)[0]
     places = [
-        (home + [0.0, -0.15, -0.15], 1.2),
+        ([home[0], home[1] - 0.15, home[2] - 0.15], 1.2),
         ([home[0], home[1] - 0.15, 0.025], 0.9),  # fingertips 16 mm above the table
         ([home[0], home[1] - 0.15, 0.15], 0.8),
         ([home[0] + 0.1, home[1] + 0.15, 0.15], 1.5),
@@ -72,17 +72,16 @@ def test_picking_and_placing_near_the_table_is_not_noticed(name: str, mode: Comm
 @pytest.mark.parametrize("name", ROBOTS)
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_jump_of_the_command_is_reached_along_a_straight_line_without_swinging(name: str, seed: int) -> None:
+def test_a_jump_of_the_command_is_reached_along_a_straight_line_without_overshoot(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     arm = Arm.at(name, CommandMode.POSITION)
     start = arm.q.copy()
     goal = start + rng.uniform(-0.15, 0.15, size=len(start))
-    one_tick = robot(name).limits.acceleration * DT**2  # the last step may be a tick too fast
     for _ in range(300):
         result = arm.step(goal)
         share = (arm.q - start) @ (goal - start) / ((goal - start) @ (goal - start))
         np.testing.assert_allclose(arm.q, start + share * (goal - start), atol=1e-9)
-        assert (np.sign(goal - start) * (arm.q - goal) <= one_tick).all()
+        assert share <= 1.0 + 1e-9
         assert result.status in (SafetyStatus.RUN, SafetyStatus.LIMITING)
     assert result.status is SafetyStatus.RUN
     np.testing.assert_array_equal(arm.q, goal)

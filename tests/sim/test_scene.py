@@ -80,7 +80,7 @@ def test_scene_with_asset_files_is_refused() -> None:
 
 
 @pytest.mark.gl
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(12))
 def test_all_corners_of_the_working_area_are_in_the_picture(seed: int) -> None:
     with_blocks, without = (compile_scene(scene(seed, blocks=b)).model for b in (True, False))
     with CameraRenderer(with_blocks, CAMERAS) as renderer:

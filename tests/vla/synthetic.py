@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -152,6 +153,16 @@ class ToyWorld:
         return Observation(images, state, pose, self.instruction, stamp_ns)
 
 
+def set_manifest(group: zarr.Group, manifest: dict[str, Any]) -> None:
+    group.attrs["manifest"] = manifest
+
+
+def change_manifest(path: Path, **changes: Any) -> None:
+    group = zarr.open_group(str(path), mode="r+")
+    manifest: Any = group.attrs["manifest"]
+    set_manifest(group, {**manifest, **changes})
+
+
 def write_episode(folder: Path, seed: int, frames: int | None = None, finished: bool = True) -> Path:
     """Record one expert episode with a few disturbances; ends two frames after the grasp."""
     rng, world, spec = np.random.default_rng(seed + 10**6), ToyWorld.create(seed), toy_spec()
@@ -165,6 +176,8 @@ def write_episode(folder: Path, seed: int, frames: int | None = None, finished: 
             "observations/stamp_ns": np.int64(stamp),
             "observations/images/workspace": observation.images["workspace"],
             "observations/images/wrist": observation.images["wrist"],
+            "observations/present/workspace": np.bool_(True),
+            "observations/present/wrist": np.bool_(True),
             "observations/commanded_pose": pose,
             "observations/ee_pose": pose,
             "observations/joint_position": state.joint_position,
@@ -187,14 +200,18 @@ def write_episode(folder: Path, seed: int, frames: int | None = None, finished: 
         stored = group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=array.shape)
         stored[...] = array
     if finished:
-        group.attrs["manifest"] = {
-            "instruction": world.instruction,
-            "task": f"pick_{world.shapes[0]}",
-            "seed": seed,
-            "success": True,
-            "action_spec": spec.to_json(),
-            "tokenizer_id": COMPACT_TOKENIZER.tokenizer_id,
-        }
+        set_manifest(
+            group,
+            {
+                "instruction": world.instruction,
+                "task": f"pick_{world.shapes[0]}",
+                "seed": seed,
+                "closed": True,
+                "outcome": {"success": True, "reason": "success", "ticks": 20 * stamp // 100_000_000},
+                "action_spec": spec.to_json(),
+                "tokenizer_id": COMPACT_TOKENIZER.tokenizer_id,
+            },
+        )
     return path
 
 

@@ -13,12 +13,19 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.vla.synthetic import ToyWorld, write_episode
+from tests.vla.synthetic import ToyWorld, change_manifest, toy_spec, write_episode
 from vla.catalog import policy_factory
 from vla.compact.policy import CompactPolicy
 from vla.process import PolicyProcess, ProcessMode
 from vla.training.augment import Augmentation, augmented_batch, plain_batch, shift_image
-from vla.training.dataset import EpisodeError, PackedDataset, Source, split_dataset, way_to_next_grip
+from vla.training.dataset import (
+    EpisodeError,
+    PackedDataset,
+    Source,
+    read_array,
+    split_dataset,
+    way_to_next_grip,
+)
 from vla.training.loss import SoftLabelLoss
 from vla.training.options import TrainOptions
 from vla.training.train import train
@@ -69,10 +76,9 @@ def test_cache_holds_what_was_recorded(recorded: Path, tmp_path: Path) -> None:
         group = zarr.open_group(entry.path, mode="r")
         frames = slice(entry.start, entry.start + entry.count)
         for camera, name in enumerate(("workspace", "wrist")):
-            stored = np.asarray(group[f"observations/images/{name}"][...])  # pyright: ignore[reportIndexIssue]
+            stored = read_array(group, f"observations/images/{name}")
             assert np.array_equal(data.images[frames, camera], stored)
-        tokens = np.asarray(group["labels/tokens"][...])  # pyright: ignore[reportIndexIssue]
-        assert np.array_equal(data.frames["tokens"][frames], tokens)
+        assert np.array_equal(data.frames["tokens"][frames], read_array(group, "labels/tokens"))
         assert entry.instruction.startswith("pick up the ")
 
 
@@ -110,27 +116,28 @@ def test_an_unfinished_episode_waits(tmp_path: Path) -> None:
     data = PackedDataset(tmp_path / "cache")
     ((path, reason),) = data.update([Source(folder)]).waiting
     assert path.endswith("toy_000000.zarr")
-    assert reason == "no manifest with a result yet"
+    assert reason == "not closed yet"
     write_episode(folder, 0, frames=3)
     assert data.update([Source(folder)]).added == 1
 
 
-def test_observations_without_a_label_are_left_out(tmp_path: Path) -> None:
+def test_observations_without_a_label_or_a_frame_are_left_out(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "episodes", 0, frames=4)
     group = zarr.open_group(str(path), mode="r+")
-    stamps = np.asarray(group["labels/stamp_ns"][...]) + np.array([0, 1, 0, 0])  # pyright: ignore
-    group["labels/stamp_ns"][...] = stamps  # pyright: ignore[reportIndexIssue]
+    stamps = group["labels/stamp_ns"]
+    assert isinstance(stamps, zarr.Array)
+    stamps[1] = 1  # no observation has this stamp
+    present = group["observations/present/wrist"]
+    assert isinstance(present, zarr.Array)
+    present[2] = False
     data = PackedDataset(tmp_path / "cache")
     data.update([Source(tmp_path / "episodes")])
-    assert (data.episodes[0].count, data.episodes[0].skipped) == (3, 1)
+    assert (data.episodes[0].count, data.episodes[0].skipped) == (2, 2)
 
 
 def test_episodes_of_another_action_spec_never_mix(recorded: Path, tmp_path: Path) -> None:
     path = write_episode(tmp_path / "other", 0, frames=3)
-    group = zarr.open_group(str(path), mode="r+")
-    manifest = dict(group.attrs["manifest"])  # pyright: ignore[reportArgumentType, reportCallIssue]
-    manifest["action_spec"] = {**manifest["action_spec"], "rate_hz": 10}
-    group.attrs["manifest"] = manifest
+    change_manifest(path, action_spec={**toy_spec().to_json(), "rate_hz": 10})
     data = PackedDataset(tmp_path / "cache")
     data.update([Source(recorded)])
     with pytest.raises(EpisodeError, match=r"expected action spec \w+, found \w+; episodes of different specs"):
@@ -271,9 +278,7 @@ def test_a_run_continues_from_a_policy_with_new_words(recorded: Path, tmp_path: 
     first = train(options(recorded, tmp_path / "first"))
     relabelled = tmp_path / "relabelled"
     path = write_episode(relabelled, 60, frames=4)
-    group = zarr.open_group(str(path), mode="r+")
-    manifest = dict(group.attrs["manifest"])  # pyright: ignore[reportArgumentType, reportCallIssue]
-    group.attrs["manifest"] = {**manifest, "instruction": "grab the apple"}
+    change_manifest(path, instruction="grab the apple")
     second = train(
         options(
             recorded,
@@ -292,8 +297,6 @@ def test_a_run_continues_from_a_policy_with_new_words(recorded: Path, tmp_path: 
 
 def test_no_successful_episode_is_an_error(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "episodes", 0, frames=3)
-    group = zarr.open_group(str(path), mode="r+")
-    manifest = dict(group.attrs["manifest"])  # pyright: ignore[reportArgumentType, reportCallIssue]
-    group.attrs["manifest"] = {**manifest, "success": False}
+    change_manifest(path, outcome={"success": False, "reason": "time_limit", "ticks": 1})
     with pytest.raises(ValueError, match="no episode to train on"):
         train(options(tmp_path / "episodes", tmp_path / "run"))

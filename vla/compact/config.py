@@ -101,6 +101,5 @@ class CompactConfig:
         missing = [name for name in fields if name not in values]
         if missing:
             raise ValueError(f"missing fields: {', '.join(missing)}")
-        return CompactConfig(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        )
+        typed: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return CompactConfig(**typed)

@@ -254,12 +254,12 @@ class CompactModel(nn.Module):
     def _initialize(self) -> None:
         for parameter in (self.places, self.slots):
             nn.init.normal_(parameter, std=0.5)
-        for layer in self.layers:  # residual branches start small (GPT-2)
-            for linear in (layer.attention.out, layer.down):  # pyright: ignore[reportAttributeAccessIssue]
-                nn.init.normal_(linear.weight, std=0.02)  # pyright: ignore[reportArgumentType]
+        for name, parameter in self.layers.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):  # residual branches start small (GPT-2)
+                nn.init.normal_(parameter, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self, images: tuple[Tensor, ...], words: Tensor, state: Tensor, tints: tuple[Tensor, ...] = ()

@@ -45,7 +45,7 @@ class CompactPolicy:
             model.load_state_dict({name: tensor.float() for name, tensor in files.weights.items()})
         except RuntimeError as error:
             raise PolicyFileError(f"the weights do not fit config.json: {error}") from error
-        self._model = model.to(device=self._device, dtype=dtype, memory_format=torch.channels_last).eval()
+        self._model = model.to(self._device, dtype).eval()
         self._model.requires_grad_(False)
         self._words: dict[str, Tensor] = {}
         self._graphs: dict[int, _CudaGraph] = {}  # by length of the instruction

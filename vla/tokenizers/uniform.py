@@ -59,14 +59,14 @@ class UniformBinTokenizer:
     @cached_property
     def edges(self) -> FloatArray:
         """(bins + 1,) edges on [-1, 1]."""
-        edges = np.linspace(-1.0, 1.0, self.bins + 1)
+        edges: FloatArray = np.linspace(-1.0, 1.0, self.bins + 1, dtype=np.float64)
         edges.flags.writeable = False
         return edges
 
     @cached_property
     def centers(self) -> FloatArray:
         """(bins,) normalized value of each bin."""
-        centers = (self.edges[:-1] + self.edges[1:]) / 2.0
+        centers: FloatArray = (self.edges[:-1] + self.edges[1:]) / 2.0
         centers.flags.writeable = False
         return centers
 

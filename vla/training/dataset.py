@@ -7,6 +7,7 @@ disk, so an interrupted update loses at most one episode, and an update only rea
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -56,7 +57,7 @@ class EpisodeEntry:
         task: Task name.
         seed: Seed of the scene.
         success: Whether the recorded episode succeeded.
-        skipped: Observations without a label, left out.
+        skipped: Observations that were left out: no label, or a camera frame was dropped.
     """
 
     path: str
@@ -173,12 +174,12 @@ class PackedDataset:
         except (FileNotFoundError, ValueError, KeyError) as error:
             return f"cannot be opened: {error}"
         manifest: Any = group.attrs.get("manifest")
-        if not isinstance(manifest, dict) or "success" not in manifest:
-            return "no manifest with a result yet"
+        if not isinstance(manifest, dict) or not manifest.get("closed"):
+            return "not closed yet"
         if "labels" not in group or "observations" not in group:
             return "no labels yet"
         self._check_contract(path, manifest)
-        images, frames, skipped = self._read(path, group, bool(manifest["success"]))
+        images, frames, skipped = self._read(path, group, _succeeded(manifest))
         if not len(frames):
             return "no labelled observation"
         frames["episode"] = len(self.episodes)
@@ -189,7 +190,7 @@ class PackedDataset:
             instruction=str(manifest["instruction"]),
             task=str(manifest["task"]),
             seed=int(manifest["seed"]),
-            success=bool(manifest["success"]),
+            success=_succeeded(manifest),
             skipped=skipped,
         )
         _append(self._folder / "images.u8", images.tobytes())
@@ -218,10 +219,12 @@ class PackedDataset:
         def read(name: str) -> np.ndarray:
             if name not in group:
                 raise EpisodeError(f"{path}: no array {name!r}")
-            return np.asarray(group[name][...])  # pyright: ignore[reportIndexIssue]
+            return read_array(group, name)
 
         stamps, label_stamps = read("observations/stamp_ns"), read("labels/stamp_ns")
         _, rows, labels = np.intersect1d(stamps, label_stamps, return_indices=True)
+        seen = np.all([read(f"observations/present/{name}")[rows] for name in CAMERAS], axis=0)
+        rows, labels = rows[seen], labels[seen]
         tokens = read("labels/tokens")
         expected = self._frame_type["tokens"].shape
         if tokens.shape[1:] != expected:
@@ -255,6 +258,14 @@ class PackedDataset:
         return counts
 
 
+def read_array(group: zarr.Group, name: str) -> np.ndarray:
+    """All of one array of a group."""
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name!r} is not an array")
+    return np.asarray(array[...])
+
+
 def way_to_next_grip(positions: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """For each frame the (3,) way m from its position to where the gripper next opens or closes, or the end.
 
@@ -270,6 +281,11 @@ def way_to_next_grip(positions: np.ndarray, tokens: np.ndarray) -> np.ndarray:
             goal = positions[i + 1 : i + 2]
         goals[i] = goal - positions[i]
     return goals
+
+
+def _succeeded(manifest: dict[str, Any]) -> bool:
+    outcome = manifest.get("outcome")
+    return isinstance(outcome, dict) and outcome.get("success") is True
 
 
 def _stores(sources: Sequence[Source]) -> Iterator[Path]:
@@ -359,7 +375,5 @@ def _source_of(entry: EpisodeEntry, sources: Sequence[Source]) -> Source | None:
 
 
 def _is_held_out(entry: EpisodeEntry, fraction: float) -> bool:
-    import hashlib
-
     digest = hashlib.sha256(f"{entry.task}/{entry.seed}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < fraction * 2**32

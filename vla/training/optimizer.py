@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,8 +25,9 @@ class MasterWeights:
         self._average = [p.detach().clone() for p in self._master]
         self.model = model.to(torch.bfloat16) if options.bf16 else model
         self._working = list(self.model.parameters())
-        for master in self._master:
-            master.grad = torch.zeros_like(master)
+        self._gradients = [torch.zeros_like(master) for master in self._master]
+        for master, gradient in zip(self._master, self._gradients, strict=True):
+            master.grad = gradient
         matrices = [p for p in self._master if p.ndim >= 2]
         vectors = [p for p in self._master if p.ndim < 2]
         groups = [
@@ -37,8 +39,7 @@ class MasterWeights:
 
     def step(self, rate: float) -> None:
         """Apply the gradients that lie on the working model, and clear them."""
-        gradients = [p.grad for p in self._master]
-        torch._foreach_copy_(gradients, [p.grad for p in self._working])
+        _copy(self._gradients, [p.grad for p in self._working if p.grad is not None])
         for parameter in self._working:
             parameter.grad = None
         torch.nn.utils.clip_grad_norm_(self._master, self._options.clip_norm)
@@ -46,11 +47,12 @@ class MasterWeights:
             group["lr"] = rate
         self._optimizer.step()
         with torch.no_grad():
-            torch._foreach_copy_(self._working, self._master)
+            _copy(self._working, self._master)
             self._updates += 1
             # The average follows fast at first, or the random start would stay in it for long.
             decay = min(self._options.ema_decay, (1 + self._updates) / (10 + self._updates))
-            torch._foreach_lerp_(self._average, self._master, 1.0 - decay)
+            for average, master in zip(self._average, self._master, strict=True):
+                average.lerp_(master, 1.0 - decay)
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """The averaged weights by name."""
@@ -60,7 +62,7 @@ class MasterWeights:
         """A model for evaluation with the averaged weights."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
-            torch._foreach_copy_(list(model.parameters()), self._average)
+            _copy(list(model.parameters()), self._average)
         return model.eval()
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,6 +80,13 @@ class MasterWeights:
             for name, master, average in zip(self._names, self._master, self._average, strict=True):
                 master.copy_(state["master"][name])
                 average.copy_(state["average"][name])
-            torch._foreach_copy_(self._working, self._master)
+            _copy(self._working, self._master)
         self._optimizer.load_state_dict(state["optimizer"])
         self._updates = state["updates"]
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    if len(targets) != len(sources):
+        raise RuntimeError(f"{len(targets)} tensors but {len(sources)} sources: a parameter got no gradient")
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)

@@ -63,6 +63,7 @@ class _Run:
             options.held_out_fraction,
             options.balance_tasks,
         )
+        self.console.print(describe_split(self.split))
         assert self.data.spec is not None
         self.spec = self.data.spec
         checkpoint = self._read_checkpoint()
