@@ -139,8 +139,9 @@ def read_results(path: Path) -> list[EpisodeResult]:
             if missing:
                 raise ValueError(f"no {', '.join(missing)}")
             margin = data["min_margin"]
-            known = {key: value for key, value in data.items() if key in names}
-            results.append(EpisodeResult(**{**known, "min_margin": math.inf if margin is None else margin}))
+            known: dict[str, Any] = {key: value for key, value in data.items() if key in names}
+            known["min_margin"] = math.inf if margin is None else margin
+            results.append(EpisodeResult(**known))
         except (ValueError, TypeError) as error:
             raise EpisodeError(
                 f"{path}, line {number}", "the result of an episode", f"{line[:60]!r} ({error})", "restore the file"

@@ -100,7 +100,8 @@ class Intake:
             if getattr(values, "shape", None) != self._shape:
                 expected = f"{self._shape[0]} values, one for each joint"
                 return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found {np.shape(values)}")
-        positions, velocities = state.joint_position.tolist(), state.joint_velocity.tolist()
+        positions: list[float] = state.joint_position.tolist()
+        velocities: list[float] = state.joint_velocity.tolist()
         total = (
             sum(positions)
             + sum(velocities)

@@ -3,8 +3,8 @@
 An action is written as tokens, played by the chunk executor, turned into joint commands by the controller and bounded
 by the safety filter, exactly as in an episode; only the chunk is one row long.
 
-Vectorize with ``vectorization_mode="async"`` and ``vector_kwargs={"context": "spawn", "shared_memory": False}``: software
-OpenGL does not survive a fork, and gymnasium's shared memory does not pass on text that changes.
+Vectorize with ``vectorization_mode="async"`` and ``vector_kwargs={"context": "spawn", "shared_memory": False}``:
+software OpenGL does not survive a fork, and gymnasium's shared memory does not pass on text that changes.
 """
 
 from __future__ import annotations
@@ -109,8 +109,7 @@ class TabletopEnv(gymnasium.Env[Observations, np.ndarray]):
         self._tick = self._held = 0
         self._state = self._cell.robot.read()
         self._loop_state = self._loop.initial(self._state)
-        information = {"seed": episode_seed, "is_success": False}
-        return self._observe(self._cell), information
+        return self._observe(self._cell), {"seed": episode_seed, "is_success": False}
 
     def step(self, action: np.ndarray) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         """Play one action row: ten control ticks at the suite's rates.

@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from controllers.drivers import InterruptSwitch, StopReason
 from sim.assembly import assemble_loop
-from sim.rollout import EpisodeOutcome, PolicySource, Teaching, interruptible, run_episode
+from sim.rollout import EpisodeOutcome, PolicySource, Teaching, interruptible, new_interrupt, run_episode
 from sim.stack import StackConfig
 from sim.tasks.base import PhrasingSet
 from sim.tasks.catalog import get_task
@@ -375,7 +375,7 @@ def _check_alive(workers: Sequence[SpawnProcess]) -> None:
 def _work(options: EvalOptions, todo: Any, done: Any, stop: Any) -> None:
     """A worker process: takes cases until there are none left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes Ctrl-C on by ``stop``
-    interrupt = InterruptSwitch()
+    interrupt = new_interrupt()
 
     def watch() -> None:
         while not stop.value:

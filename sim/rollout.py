@@ -39,6 +39,7 @@ from vla.tokenizers import tokenizer_from_id
 
 SUCCESS_HOLD_S = 0.25
 KEYFRAME_PERIOD_S = 1.0
+INTERRUPT_SETTLE_TICKS = 120
 
 
 class PolicySource(Protocol):
@@ -297,10 +298,15 @@ def episode_name(task_name: str, seed: int) -> str:
     return f"{task_name}-{seed:06d}.zarr"
 
 
+def new_interrupt() -> InterruptSwitch:
+    """A switch that leaves a simulated arm, which follows its commands with a lag of 0.1 s, time to come to rest."""
+    return InterruptSwitch(settle_ticks=INTERRUPT_SETTLE_TICKS)
+
+
 @contextmanager
 def interruptible() -> Iterator[InterruptSwitch]:
     """Turn the first Ctrl-C into a gentle end of the episode; a second one raises ``KeyboardInterrupt``."""
-    switch = InterruptSwitch()
+    switch = new_interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield switch
         return

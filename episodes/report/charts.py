@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -144,7 +145,7 @@ def _limits(chart: Chart) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.5, high + 0.5
+        low, high = (low, low + 1.0) if low == chart.floor else (low - 0.5, high + 0.5)
     pad = 0.06 * (high - low)
     return (low if low == chart.floor else low - pad), high + pad
 
@@ -168,13 +169,15 @@ def _y(value: float, low: float, high: float, top: float, bottom: float) -> floa
 
 def _grid(low: float, high: float, end: float, top: float, bottom: float) -> str:
     parts: list[str] = []
-    for value in _ticks(low, high, 3):
+    for value in _ticks(low, high, 4):
         y = _y(value, low, high, top, bottom)
         zero = ' class="zero"' if value == 0 else ""
         parts.append(f'<line{zero} x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="y" x="{_LEFT - 6}" y="{y + 3:.1f}">{value:.6g}</text>')
-    for value in _ticks(0.0, end, 8):
-        parts.append(f'<text class="x" x="{_x(value, end):.1f}" y="{bottom + 14:.1f}">{value:g}</text>')
+    parts += [
+        f'<text class="x" x="{_x(value, end):.1f}" y="{bottom + 14:.1f}">{value:g}{" s" if value == 0 else ""}</text>'
+        for value in _ticks(0.0, end, 8)
+    ]
     return f'<g class="grid">{"".join(parts)}</g>'
 
 
@@ -194,7 +197,7 @@ def thin(time: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
         return time, values
     edges = np.linspace(0, count, _BUCKETS + 1).astype(np.int64)
     keep: list[int] = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges.tolist()):
         part = values[start:stop]
         if np.isfinite(part).all():
             keep.extend(sorted({int(start + part.argmin()), int(start + part.argmax())}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -81,10 +82,10 @@ def write_report(
         "notes": "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes),
         "details": "".join(sections),
     }
-    for key, value in content.items():
-        template = template.replace(f"{{{{{key}}}}}", value)
+    # One pass, so that braces in an instruction stay what they are.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: content[match[1]], template)
     out_html.parent.mkdir(parents=True, exist_ok=True)
-    out_html.write_text(template, encoding="utf-8")
+    out_html.write_text(page, encoding="utf-8")
     return out_html
 
 

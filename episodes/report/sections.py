@@ -188,7 +188,7 @@ def episode_section(episode: Episode) -> str:
     """Video and charts of one episode, on one time axis."""
     manifest, ticks = episode.manifest, episode.ticks
     start = int(ticks.now_ns[0]) if len(episode) else 0
-    time = (ticks.now_ns - start) * 1e-9
+    time: FloatArray = np.multiply(ticks.now_ns - start, 1e-9, dtype=np.float64)
     sheets = contact_sheets(episode, start)
     outcome = manifest.outcome
     badge = _badge(None if outcome is None else outcome.success)
@@ -207,7 +207,8 @@ def _facts(episode: Episode, time: FloatArray) -> str:
     ticks, manifest = episode.ticks, episode.manifest
     period_ms = np.diff(ticks.now_ns) * 1e-6
     force = np.linalg.norm(ticks.state_wrench[:, :3], axis=1)
-    status = Counter(_STATUSES[code] for code in ticks.safety_status.tolist())
+    codes: list[int] = ticks.safety_status.tolist()
+    status = Counter(_STATUSES[code] for code in codes)
     touched = sum(count for name, count in status.items() if name not in _UNTOUCHED)
     refused = sum(row.kind is EventKind.REJECTION for row in episode.events)
     items = {

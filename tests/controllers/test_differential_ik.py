@@ -130,7 +130,8 @@ def test_a_path_through_singularities_stays_smooth(controller: DifferentialIK, s
         rollout.step(PoseTarget(pose, STILL, 0.0, "base"))
     velocities = np.array(rollout.velocities)
     assert (np.abs(velocities) <= limits.velocity).all()
-    assert np.abs(np.diff(velocities, axis=0)).max() / rollout.dt < 60.0  # rad/s^2
+    # From rest to a joint's fastest takes 40 ms or more.
+    assert (np.abs(np.diff(velocities, axis=0)) / rollout.dt < limits.velocity / 0.04).all()
     np.testing.assert_allclose(pose_error(origin, rollout.pose), 0.0, atol=2e-3)
 
 

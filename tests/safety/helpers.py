@@ -24,7 +24,7 @@ from controllers.types import (
 from safety.filter import PathConsistentFilter, SafetyMemory, build_filter
 from safety.profile import load_profile
 
-ROBOTS = ("panda",)
+ROBOTS = ("panda", "ur5e")
 DT = 0.005
 TICK_NS = 5_000_000
 _POSE = Pose(frozen_array([0.0, 0.0, 0.0]), frozen_array([1.0, 0.0, 0.0, 0.0]))
@@ -151,6 +151,11 @@ class Inspector:
 @cache
 def inspector(name: str) -> Inspector:
     return Inspector(name)
+
+
+def solved(jacobian: FloatArray, rate: Sequence[float] | FloatArray) -> FloatArray:
+    """The least joint velocity that gives ``rate``."""
+    return np.asarray(np.linalg.lstsq(jacobian, np.asarray(rate, dtype=np.float64))[0], dtype=np.float64)
 
 
 Commander = Callable[[int, Arm], FloatArray]

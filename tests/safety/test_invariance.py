@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controllers.types import CommandMode, FloatArray, OperatorEvent, SafetyStatus
-from tests.safety.helpers import DT, ROBOTS, Arm, Commander, coast_to_rest, inspector
+from tests.safety.helpers import DT, ROBOTS, Arm, Commander, coast_to_rest, inspector, solved
 
 MODES = (CommandMode.POSITION, CommandMode.VELOCITY)
 KINDS = ("steps", "noise", "targets", "ramps", "walls", "resonance")
@@ -36,7 +36,7 @@ def adversary(kind: str, mode: CommandMode, rng: np.random.Generator, n: int) ->
         if kind == "walls":  # straight at a wall of the box, as fast as it goes
             jacobian = arm.filter.kinematics.geometry(arm.q).jacobian[:3]
             towards = np.sign(velocity[:3]) * scale
-            return np.linalg.lstsq(jacobian, towards)[0]
+            return solved(jacobian, towards)
         if kind == "resonance":
             return np.sign(np.sin(frequency * tick * DT)) * velocity
         return velocity
@@ -124,7 +124,7 @@ def test_pressing_on_a_wall_comes_to_rest_and_leaving_it_is_free(name: str) -> N
 
     def down(speed: float) -> FloatArray:
         jacobian = arm.filter.kinematics.geometry(arm.q).jacobian[[0, 1, 2, -3, -2, -1]]
-        return np.linalg.lstsq(jacobian, np.array([0.0, 0.0, -speed, 0.0, 0.0, 0.0]))[0]
+        return solved(jacobian, [0.0, 0.0, -speed, 0.0, 0.0, 0.0])
 
     for _ in range(800):
         result = arm.step(down(0.3))
@@ -143,12 +143,12 @@ def test_an_arm_found_outside_may_come_back_in(name: str) -> None:
     arm = Arm.at(name, CommandMode.POSITION)
     check = inspector(name)
     q = arm.q.copy()
-    q[0] = check.upper[0] + 0.01
+    q[-1] = check.upper[-1] + 0.01
     arm = Arm.at(name, CommandMode.POSITION, q)
     start = check.outside(arm.q)
     assert start > 0.0
     outward = arm.q.copy()
-    outward[0] += 0.1
+    outward[-1] += 0.1
     for _ in range(50):
         result = arm.step(outward)
         assert check.outside(arm.q) <= start

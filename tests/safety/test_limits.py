@@ -25,7 +25,7 @@ from safety.limits import (
 )
 from safety.limits.base import stoppable_share
 from safety.motion import Motion, MotionFactory
-from tests.safety.helpers import ROBOTS, robot, safety
+from tests.safety.helpers import ROBOTS, robot, safety, solved
 
 LIMITS = (
     "joint_position",
@@ -221,7 +221,7 @@ def test_a_point_found_outside_may_come_back_but_not_go_farther(name: str) -> No
     upper = loose.upper.copy()
     upper[0, 2] = start.factory.geometry.points[0, 2] - 0.02  # the end effector is 2 cm above its box
     limit = WorkspaceBoxLimit(loose.lower, upper, loose.standoff, safety(name).kinematics.curvature)
-    up = np.linalg.lstsq(start.factory.geometry.jacobian[[0, 1, 2, -3, -2, -1]], np.array([0, 0, 0.1, 0, 0, 0]))[0]
+    up = solved(start.factory.geometry.jacobian[[0, 1, 2, -3, -2, -1]], [0, 0, 0.1, 0, 0, 0])
     start.velocity = up
     assert limit.judge(start.hard()).slack < 0.0
     assert share_of(limit, start.gentle()) < 1e-6

@@ -12,7 +12,7 @@ from controllers.robot import RobotDescription
 from controllers.types import CommandMode, FloatArray, SafetyStatus
 from safety.filter import PathConsistentFilter, SafetyMemory, UncheckedFilter, build_filter
 from safety.profile import SafetyProfile, SafetyProfileError, load_profile
-from tests.safety.helpers import DT, ROBOTS, Arm, command, robot, safety, sensed
+from tests.safety.helpers import DT, ROBOTS, Arm, command, robot, safety, sensed, solved
 
 
 def smooth_step(x: float) -> float:
@@ -39,7 +39,7 @@ def test_a_legal_slow_motion_passes_bit_unchanged(name: str, seed: int) -> None:
 
 def cartesian(arm: Arm, velocity: FloatArray) -> FloatArray:
     jacobian = arm.filter.kinematics.geometry(arm.q).jacobian[[0, 1, 2, -3, -2, -1]]
-    return np.linalg.lstsq(jacobian, np.concatenate((velocity, np.zeros(3))))[0]
+    return solved(jacobian, [*velocity, 0.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("name", ROBOTS)

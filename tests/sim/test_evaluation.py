@@ -58,7 +58,7 @@ def outcome(task: str, seed: int, success: bool) -> EpisodeOutcome:
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     texts = set()
-    for workers in (0, 1, 2):
+    for workers in (0, 1, 3):
         folder = tmp_path / str(workers)
         summary = evaluate(options(workers=workers, out_dir=folder), show_progress=False)
         assert summary.complete

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from controllers.differential_ik import DifferentialIKOptions
-from controllers.drivers import InterruptSwitch
 from controllers.executor import ExecutorOptions
 from controllers.operational_space import OperationalSpaceOptions
 from controllers.protocols import PolicyClient
@@ -20,7 +19,7 @@ from episodes.manifest import PolicyIdentity
 from episodes.reader import open_episode
 from episodes.replay import replay
 from sim.assembly import SimCell, assemble_sim, default_config, episode_streams, rebuild_for_replay
-from sim.rollout import ExpertSource, Teaching, episode_name, expert_policy, interruptible, run_episode
+from sim.rollout import ExpertSource, Teaching, episode_name, expert_policy, interruptible, new_interrupt, run_episode
 from sim.stack import StackConfig, StackConfigError, controller_options
 from sim.tasks.base import PhrasingSet
 from sim.teaching import BurstNoise, Mixture, NoiseBursts
@@ -169,7 +168,7 @@ def test_emergency_stop_ends_the_episode_at_rest() -> None:
 
 
 def test_interrupt_brings_the_arm_to_rest_and_closes_the_episode(tmp_path: Path) -> None:
-    switch = InterruptSwitch()
+    switch = new_interrupt()
 
     def press(tick: int) -> tuple[OperatorEvent, ...]:
         if tick == 80:
@@ -179,7 +178,7 @@ def test_interrupt_brings_the_arm_to_rest_and_closes_the_episode(tmp_path: Path)
     outcome = run_episode("reach", 0, ExpertSource(), BLIND, out_dir=tmp_path, events=press, interrupt=switch)
     episode = open_episode(tmp_path / outcome.episode)
     assert outcome.reason == "interrupted"
-    assert 80 < outcome.ticks < 200
+    assert 80 < outcome.ticks < 210
     assert np.abs(episode.ticks.state_joint_velocity[-1]).max() < 0.01
     assert replay(episode, rebuild_for_replay).identical
 
