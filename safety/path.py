@@ -54,7 +54,6 @@ class PathChooser:
         """
         self._velocity = velocity
         self._acceleration = acceleration
-        self._others = others
         self._approach = approach_deceleration_fraction
         limits: tuple[Limit, ...] = (velocity, acceleration, *others)  # velocity first: it bounds what others see
         self._judges = tuple((limit, limit.judge, 1.0 / limit.margin_scale) for limit in limits)
@@ -81,14 +80,17 @@ class PathChooser:
             asked: (n,) rad/s, the velocity that the command would have needed; the speed scale refers to it.
             reasons: Why that may not pass.
         """
-        target, reasons = self._target(factory, demand, reasons)
+        target, reasons = self._within_reach(factory, demand, reasons)
+        target, reasons, margin = self._ahead_of_limits(factory, target, reasons)
+        if margin == margin:  # not NaN: the target has been judged already
+            return Choice(target, reasons, _progress(target, asked), margin)
         previous = factory.previous_velocity
-        change = target - previous
-        steepness = max((np.abs(change) / (self._acceleration.maximum * factory.dt)).tolist())
-        # Within reach, this is the target. Else the corner is too sharp for this speed, and is taken gradually.
-        velocity = target if steepness <= 1.0 else previous + change * (_ROUNDING / steepness)
-        if steepness > 1.0:
-            excess = min((self._acceleration.maximum - np.abs(change) / factory.dt).tolist())
+        change = np.abs(target - previous)
+        steepness = max((change / (self._acceleration.maximum * factory.dt)).tolist())
+        velocity = target
+        if steepness > 1.0:  # the corner is too sharp for this speed: take it gradually
+            velocity = previous + (target - previous) * (_ROUNDING / steepness)
+            excess = min((self._acceleration.maximum - change / factory.dt).tolist())
             reasons = _with(reasons, self._acceleration, excess)
         margin, limit = self._judge(factory.motion(velocity))
         if limit is None:
@@ -116,29 +118,39 @@ class PathChooser:
                 smallest = margin
         return smallest, None
 
-    def _target(
+    def _within_reach(
         self, factory: MotionFactory, demand: FloatArray, reasons: tuple[SafetyReason, ...]
     ) -> tuple[FloatArray, tuple[SafetyReason, ...]]:
-        """The largest share of the demand that leaves room for a gentle stop, and the limits that bound it."""
+        """The share of the demand that the joints can do in this tick, if there is one; else what they could ever do."""
+        velocity, acceleration = self._velocity, self._acceleration
         share = 1.0
-        motion = factory.gentle_motion(demand, self._approach)
-        for limit in (self._velocity, self._acceleration):
-            lowest, highest = scale_interval(limit.inequalities(motion), demand)
-            if highest < 1.0 and lowest <= highest and highest >= 0.0:
-                share = min(share, highest)
-                reasons = _with(reasons, limit, limit.judge(motion).margin)
-        if share < 1.0:
-            demand = demand * (share * _ROUNDING)
-            motion = factory.gentle_motion(demand, self._approach)
-        share = 1.0
-        for limit in self._others:
-            slack, margin = limit.judge(motion)
-            if slack >= 0.0:
-                continue
-            _, highest = scale_interval(limit.inequalities(motion), demand)
+        _, highest = scale_interval(velocity.box(), demand)
+        if highest < 1.0:
+            share = highest
+            reasons = _with(reasons, velocity, min((velocity.maximum - np.abs(demand)).tolist()))
+        lowest, highest = scale_interval(acceleration.box(factory.previous_velocity, factory.dt), demand)
+        if highest < 1.0 and lowest <= highest and highest >= 0.0:
+            change = np.abs(demand - factory.previous_velocity)
+            reasons = _with(reasons, acceleration, min((acceleration.maximum - change / factory.dt).tolist()))
             share = min(share, highest)
-            reasons = _with(reasons, limit, margin)
         return (demand if share >= 1.0 else demand * (share * _ROUNDING)), reasons
+
+    def _ahead_of_limits(
+        self, factory: MotionFactory, demand: FloatArray, reasons: tuple[SafetyReason, ...]
+    ) -> tuple[FloatArray, tuple[SafetyReason, ...], float]:
+        """The share of the demand that leaves room for a gentle stop; with its margin if it is all, else with NaN."""
+        motion = factory.gentle_motion(demand, self._approach)
+        smallest, share = math.inf, 1.0
+        for limit, judge, per_scale in self._judges:
+            slack, margin = judge(motion)
+            if slack >= 0.0:
+                smallest = min(smallest, margin * per_scale)
+                continue
+            smallest = math.nan
+            if limit is not self._acceleration:
+                share = min(share, scale_interval(limit.inequalities(motion), demand)[1])
+                reasons = _with(reasons, limit, margin)
+        return (demand if share >= 1.0 else demand * (share * _ROUNDING)), reasons, smallest
 
 
 def caught_up(lag: FloatArray, rate: FloatArray, acceleration: FloatArray, dt: float) -> FloatArray:

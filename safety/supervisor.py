@@ -115,7 +115,7 @@ class Monitor:
         off_path = _NEVER
         too_fast = _NEVER
         tripped: SafetyReason | None = None
-        if tracking_error is not None:
+        if tracking_error is not None and max(np.abs(tracking_error).tolist()) > settings.tracking_error_rad:
             lag = np.abs(tracking_error) - np.abs(commanded_velocity) * settings.tracking_lag_s
             margin = settings.tracking_error_rad - max(lag.tolist())
             if margin < 0.0:

@@ -387,7 +387,8 @@ def _work(options: EvalOptions, todo: Any, done: Any, stop: Any) -> None:
         runner = _Runner(options)
         try:
             while not stop.value and (case := todo.get()) is not None:
-                done.put(runner.run(*case, interrupt))
+                task, seed = case
+                done.put(runner.run(task, seed, interrupt))
         finally:
             runner.close()
         done.put(None)

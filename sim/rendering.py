@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 import mujoco
 import mujoco.gl_context
@@ -29,11 +30,11 @@ _MAX_GEOMS = 1000
 class _SharedContext:
     """The process's OpenGL context."""
 
-    context: mujoco.gl_context.GLContext | None = None
+    context: Any = None  # a GLContext; the class depends on MUJOCO_GL
     owner_pid = -1
 
 
-def _acquire_context(width: int, height: int) -> mujoco.gl_context.GLContext:
+def _acquire_context(width: int, height: int) -> Any:
     if _SharedContext.context is None:
         _SharedContext.context = mujoco.gl_context.GLContext(width, height)
         _SharedContext.owner_pid = os.getpid()

@@ -51,12 +51,12 @@ def apply_actuator_mode(
             gain = velocity_gain * abs(float(actuator.gainprm[0]))
             actuator.gainprm[0] = gain
             actuator.biasprm[:3] = [0.0, 0.0, -gain]
-            actuator.ctrlrange = [-limits.velocity[index], limits.velocity[index]]
+            actuator.ctrlrange[:] = [-limits.velocity[index], limits.velocity[index]]
         elif mode is CommandMode.TORQUE:
             actuator.gainprm[0] = 1.0
             actuator.biastype = mujoco.mjtBias.mjBIAS_NONE
             actuator.biasprm[:3] = [0.0, 0.0, 0.0]
-            actuator.ctrlrange = [-limits.torque[index], limits.torque[index]]
+            actuator.ctrlrange[:] = [-limits.torque[index], limits.torque[index]]
     compensation = 0.0 if mode is CommandMode.TORQUE else 1.0
     root = spec.joint(description.joint_names[0]).parent
     for body in (root, *root.find_all("body")):

@@ -169,7 +169,7 @@ def _set_physics(spec: mujoco.MjSpec) -> None:
     visual.map.znear = 0.01
     visual.map.zfar = 4.0
     spec.stat.extent = 1.0
-    spec.stat.center = [0.45, 0.0, 0.1]
+    spec.stat.center[:] = [0.45, 0.0, 0.1]
 
 
 def _add_surroundings(spec: mujoco.MjSpec, look: SceneLook) -> None:
@@ -177,12 +177,12 @@ def _add_surroundings(spec: mujoco.MjSpec, look: SceneLook) -> None:
     spec.add_material(name="backdrop", rgba=[*look.backdrop_rgb, 1.0], specular=0.0, shininess=0.0)
     table = spec.add_material(name="table", specular=0.1, shininess=0.1)
     if look.table_pattern == "flat":
-        table.rgba = [*look.table_rgb, 1.0]
+        table.rgba[:] = [*look.table_rgb, 1.0]
     else:
         _add_table_texture(spec, look)
         table.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "table"
         repeat = look.table_repeat if look.table_pattern == "checker" else 1.0
-        table.texrepeat = [repeat, repeat]
+        table.texrepeat[:] = [repeat, repeat]
     centre = (0.5 * sum(TABLE_X), 0.5 * sum(TABLE_Y), -0.5 * _TABLE_THICKNESS)
     half = (0.5 * (TABLE_X[1] - TABLE_X[0]), 0.5 * (TABLE_Y[1] - TABLE_Y[0]), 0.5 * _TABLE_THICKNESS)
     world.add_geom(
@@ -227,9 +227,9 @@ def _add_table_texture(spec: mujoco.MjSpec, look: SceneLook) -> None:
 
 def _add_lights(spec: mujoco.MjSpec, look: SceneLook) -> None:
     ambient, key = look.ambient_light, look.key_light
-    spec.visual.headlight.ambient = [ambient] * 3
-    spec.visual.headlight.diffuse = [0.12] * 3
-    spec.visual.headlight.specular = [0.0] * 3
+    spec.visual.headlight.ambient[:] = [ambient] * 3
+    spec.visual.headlight.diffuse[:] = [0.12] * 3
+    spec.visual.headlight.specular[:] = [0.0] * 3
     spec.worldbody.add_light(
         name="key",
         directional=True,

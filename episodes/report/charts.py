@@ -111,7 +111,8 @@ def render(chart: Chart) -> str:
         f'<b data-series="{index}"></b></span>'
         for index, s in enumerate(chart.series)
     )
-    data = json.dumps(_readout(chart), separators=(",", ":"))
+    digits = max(0, min(6, 2 - math.floor(math.log10(high - low))))
+    data = json.dumps(_readout(chart, digits), separators=(",", ":"))
     note = f"<small>{html.escape(chart.notes)}</small>" if chart.notes else ""
     return (
         f'<figure class="chart" data-end="{end:.4f}" data-left="{_LEFT}" data-right="{_RIGHT}" data-width="{WIDTH}">'
@@ -227,14 +228,14 @@ def _stem(stem: Stem, end: float, low: float, high: float, top: float, bottom: f
     )
 
 
-def _readout(chart: Chart) -> dict[str, object]:
+def _readout(chart: Chart, digits: int) -> dict[str, object]:
     """Values for the numbers in the legend that follow the cursor, evenly spaced in time."""
     count = min(len(chart.time), 300)
     if not count or not chart.series:
         return {"values": []}
     index = np.linspace(0, len(chart.time) - 1, count).astype(np.int64)
     rows = [
-        [float(f"{value:.4g}") if math.isfinite(value) else None for value in series.values[index].tolist()]
+        [f"{value:.{digits}f}" if math.isfinite(value) else None for value in series.values[index].tolist()]
         for series in chart.series
     ]
     return {"values": rows}

@@ -30,7 +30,11 @@ class JointAccelerationLimit:
         margin = min((self._rounded - change / motion.dt).tolist())
         return Judgement(margin, margin)
 
+    def box(self, previous_velocity: FloatArray, dt: float) -> VelocityBox:
+        """The velocities that can be reached from ``previous_velocity`` (n,) rad/s in ``dt`` s."""
+        change = self.maximum * dt
+        return VelocityBox(previous_velocity - change, previous_velocity + change)
+
     def inequalities(self, motion: Motion) -> VelocityBox:
         """A box around the last tick's velocity. It holds the straight-line stop, but rest only near rest."""
-        change = self.maximum * motion.dt
-        return VelocityBox(motion.previous_velocity - change, motion.previous_velocity + change)
+        return self.box(motion.previous_velocity, motion.dt)

@@ -24,6 +24,10 @@ class JointVelocityLimit:
         margin = min((self.maximum - motion.speeds).tolist())
         return Judgement(margin, margin)
 
+    def box(self) -> VelocityBox:
+        """The limits as bounds on the velocity."""
+        return self._box
+
     def inequalities(self, motion: Motion) -> VelocityBox:
         """The limits themselves, whatever the motion."""
         return self._box

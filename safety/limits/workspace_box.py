@@ -38,19 +38,19 @@ class WorkspaceBoxLimit:
         self.upper = upper
         self.standoff = standoff
         self._k, self._n = k, n
-        self._centre: FloatArray = 0.5 * (lower + upper)
-        self._half: FloatArray = 0.5 * (upper - lower)
+        self._centre: FloatArray = (0.5 * (lower + upper)).ravel()
+        self._half: FloatArray = (0.5 * (upper - lower)).ravel()
         self._curvature: FloatArray = np.ascontiguousarray(curvature.reshape(k * n, n))
 
     def judge(self, motion: Motion) -> Judgement:
         """The distances at the start, at the end, and at the end of the tangent decide."""
         half, reach = self._half, motion.reach_time
-        offset = motion.points - self._centre
-        way = motion.rates[: 3 * self._k].reshape(self._k, 3) * reach
-        start = min((half - np.abs(offset)).ravel().tolist())
-        tangent = min((half - np.abs(offset + way)).ravel().tolist())
-        rest = self._rest(motion)
-        end = min(tangent, min((half - np.abs(motion.end_points - self._centre)).ravel().tolist())) - rest
+        offset = motion.points.ravel() - self._centre
+        way = motion.rates[: 3 * self._k] * reach
+        start = min((half - np.abs(offset)).tolist())
+        tangent = min((half - np.abs(offset + way)).tolist())
+        curved = min((half - np.abs(motion.end_points.ravel() - self._centre)).tolist())
+        end = min(tangent, curved) - self._rest(motion)
         margin = min(start, end)
         slack = min(margin, min(start, tangent) - self.standoff) if motion.gentle else margin
         if slack >= 0.0:

@@ -135,7 +135,7 @@ def test_interrupt_keeps_the_finished_episodes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_interrupt_ends_workers_gently(tmp_path: Path) -> None:
     chosen = options(workers=1, out_dir=tmp_path, episodes=500)
-    timer = threading.Timer(6.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     summary = evaluate(chosen, show_progress=False)
     timer.cancel()
