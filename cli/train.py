@@ -33,6 +33,8 @@ class Options:
     """Learn from labelled episodes that failed too: right for relabelled rollouts of a student."""
     threads: int = 1
     """Torch threads; more than one stalls on a machine that does other work."""
+    processes: int = 1
+    """Processes that train together, one for each free core."""
     seed: int = 0
     """Seed of weights and batches."""
     json: bool = False
@@ -70,6 +72,7 @@ def main(options: Options) -> int:
             learning_rate=options.learning_rate,
             batch_size=options.batch_size,
             threads=options.threads,
+            processes=options.processes,
             seed=options.seed,
         )
     )

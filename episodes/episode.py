@@ -73,6 +73,8 @@ class Episode:
 
     def unchecked(self) -> Episode:
         """The same episode without checksums: to look at damage."""
+        if not self._check:
+            return self
         return Episode(self.path, self.manifest, self._source, self.integrity, live=self.live, check=False)
 
     # ------------------------------------------------------------------------------------------- arrays

@@ -82,6 +82,7 @@ class Refusal(Enum):
     SPEC = "spec"  # another action spec
     TOKENIZER = "tokenizer"  # another tokenizer
     PROFILE = "profile"  # another safety profile
+    STACK = "stack"  # a configuration that cannot be rebuilt here
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +128,20 @@ def replay(
     Raises:
         EpisodeError: The episode has no ticks or does not begin at tick 0.
     """
-    refused: list[tuple[Refusal, Divergence]] = []
+    episode = episode.unchecked()  # everything is checked at once, next
     if "integrity" not in waive:
-        refused += _damage(episode)
-    if refused:
-        return _refused(*refused[0])
-    episode = episode.unchecked()
+        for refusal, divergence in _damage(episode):
+            return _refused(refusal, divergence)
     _check_start(episode)
     refused = list(_environment_differences(episode))
     for refusal, divergence in refused:
         if divergence.field not in waive:
             return _refused(refusal, divergence)
-    parts = rebuild(episode)
+    try:
+        parts = rebuild(episode)
+    except (EpisodeError, ValueError) as error:
+        logged = "a configuration that this release can rebuild"
+        return _refused(Refusal.STACK, Divergence(-1, "stack", logged, f"{type(error).__name__}: {error}"))
     differences = list(_identity_differences(episode, parts.identity))
     for refusal, divergence in differences:
         if divergence.field not in waive:

@@ -121,7 +121,7 @@ class PathChooser:
     def _within_reach(
         self, factory: MotionFactory, demand: FloatArray, reasons: tuple[SafetyReason, ...]
     ) -> tuple[FloatArray, tuple[SafetyReason, ...]]:
-        """The share of the demand that the joints can do in this tick, if there is one; else what they could ever do."""
+        """The share of the demand that the joints can do in this tick; if there is none, what they can do at all."""
         velocity, acceleration = self._velocity, self._acceleration
         share = 1.0
         _, highest = scale_interval(velocity.box(), demand)
@@ -140,17 +140,18 @@ class PathChooser:
     ) -> tuple[FloatArray, tuple[SafetyReason, ...], float]:
         """The share of the demand that leaves room for a gentle stop; with its margin if it is all, else with NaN."""
         motion = factory.gentle_motion(demand, self._approach)
-        smallest, share = math.inf, 1.0
+        smallest, share, admitted = math.inf, 1.0, True
         for limit, judge, per_scale in self._judges:
             slack, margin = judge(motion)
+            smallest = min(smallest, margin * per_scale)
             if slack >= 0.0:
-                smallest = min(smallest, margin * per_scale)
                 continue
-            smallest = math.nan
+            admitted = False
             if limit is not self._acceleration:
                 share = min(share, scale_interval(limit.inequalities(motion), demand)[1])
                 reasons = _with(reasons, limit, margin)
-        return (demand if share >= 1.0 else demand * (share * _ROUNDING)), reasons, smallest
+        target = demand if share >= 1.0 else demand * (share * _ROUNDING)
+        return target, reasons, smallest if admitted else math.nan
 
 
 def caught_up(lag: FloatArray, rate: FloatArray, acceleration: FloatArray, dt: float) -> FloatArray:

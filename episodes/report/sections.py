@@ -206,7 +206,7 @@ def episode_section(episode: Episode) -> str:
 def _facts(episode: Episode, time: FloatArray) -> str:
     ticks, manifest = episode.ticks, episode.manifest
     period_ms = np.diff(ticks.now_ns) * 1e-6
-    force = np.linalg.norm(ticks.state_wrench[:, :3], axis=1)
+    force = _norm(ticks.state_wrench[:, :3])
     codes: list[int] = ticks.safety_status.tolist()
     status = Counter(_STATUSES[code] for code in codes)
     touched = sum(count for name, count in status.items() if name not in _UNTOUCHED)
@@ -226,6 +226,12 @@ def _facts(episode: Episode, time: FloatArray) -> str:
     return f'<dl class="facts">{cells}</dl>'
 
 
+def _norm(vectors: FloatArray) -> FloatArray:
+    """Length of each row; what a broken sensor reported may overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.linalg.norm(vectors, axis=1), np.float64)
+
+
 def _motion_charts(episode: Episode, time: FloatArray) -> list[Chart]:
     commanded, sensed = episode.ticks.commanded_pose, episode.ticks.state_ee_pose
     charts = [
@@ -240,7 +246,7 @@ def _motion_charts(episode: Episode, time: FloatArray) -> list[Chart]:
         )
         for index, axis in enumerate(_AXES)
     ]
-    error_mm = 1e3 * np.linalg.norm(commanded[:, :3] - sensed[:, :3], axis=1)
+    error_mm = 1e3 * _norm(commanded[:, :3] - sensed[:, :3])
     aligned = np.abs(np.sum(commanded[:, 3:] * sensed[:, 3:], axis=1))
     error_deg = np.degrees(2.0 * np.arccos(np.clip(aligned, 0.0, 1.0)))
     lines = (Series("position, mm", error_mm, 0, strong=True), Series("rotation, deg", error_deg, 3))
@@ -260,7 +266,7 @@ def _force_chart(episode: Episode, time: FloatArray) -> Chart:
         "Wrist force",
         "N, sensor frame",
         time,
-        (Series("magnitude", np.linalg.norm(force, axis=1), 0, strong=True), *lines),
+        (Series("magnitude", _norm(force), 0, strong=True), *lines),
         floor=0.0,
     )
 

@@ -278,6 +278,16 @@ def test_a_rebuilt_stack_of_another_identity_is_refused(identity: str, refusal: 
     assert (result.first_divergence.field, result.first_divergence.replayed) == (identity, "other")
 
 
+def test_a_configuration_that_cannot_be_rebuilt_is_refused_with_the_reason(tmp_path: Path) -> None:
+    def fail(parts: Any) -> Any:
+        raise ValueError("profile: missing standoff_m")
+
+    result = replay(open_episode(record_plant(tmp_path / "b.zarr", ticks=20)), rebuild_with(fail))
+    assert result.refusal is Refusal.STACK
+    assert result.first_divergence is not None
+    assert result.first_divergence.replayed == "ValueError: profile: missing standoff_m"
+
+
 def test_other_library_versions_are_noted(tmp_path: Path) -> None:
     engine = replace(current_engine(), numpy="1.0.0")
     result = check(record_plant(tmp_path / "v.zarr", ticks=20, engine=engine))

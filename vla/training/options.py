@@ -41,6 +41,7 @@ class TrainOptions:
         model: Fields of ``CompactConfig`` to override, e.g. ``{"depth": 3}``.
         bf16: Compute in bfloat16 with float32 master weights.
         threads: Torch threads. More than one stalls on a shared machine.
+        processes: Processes that train together, each on a batch of its own; one for each free core.
         checkpoint_minutes: Time between checkpoints.
         evaluate_minutes: Time between measurements on held-out frames.
         quiet: No progress bar.
@@ -72,6 +73,7 @@ class TrainOptions:
     model: Mapping[str, int] = field(default_factory=dict)
     bf16: bool = True
     threads: int = 1
+    processes: int = 1
     checkpoint_minutes: float = 2.0
     evaluate_minutes: float = 4.0
     quiet: bool = False

@@ -31,6 +31,7 @@ from vla.training.dataset import PackedDataset, Split, split_dataset
 from vla.training.loss import SoftLabelLoss, goal_loss, measure
 from vla.training.optimizer import MasterWeights
 from vla.training.options import Measures, TrainOptions, TrainSummary
+from vla.training.team import Team, gathered
 
 STATE_STD_FLOOR = 0.01
 
@@ -43,18 +44,26 @@ def train(options: TrainOptions) -> TrainSummary:
         EpisodeError: A malformed episode.
     """
     torch.set_num_threads(options.threads)
-    return _Run(options).run()
+    with gathered(options) as team:
+        return train_as(options, team)
+
+
+def train_as(options: TrainOptions, team: Team) -> TrainSummary:
+    """Train as one member of a team."""
+    return _Run(options, team).run()
 
 
 class _Run:
     """State of one run."""
 
-    def __init__(self, options: TrainOptions) -> None:
+    def __init__(self, options: TrainOptions, team: Team) -> None:
         self.options = options
+        self.team = team
         self.console = Console(quiet=options.quiet)
         options.out.mkdir(parents=True, exist_ok=True)
-        self.data = PackedDataset(options.cache)
-        report = self.data.update(options.sources)
+        with team.leader_first():
+            self.data = PackedDataset(options.cache)
+            report = self.data.update(options.sources)
         self.console.print(f"{report.added} new episodes, {report.known} known, {len(report.waiting)} not finished")
         self.split = split_dataset(
             self.data,
@@ -72,7 +81,7 @@ class _Run:
         model = CompactModel(self.config)
         if weights is not None:
             model.load_state_dict(weights)
-        self.model = MasterWeights(model, options)
+        self.model = MasterWeights(model, options, team)
         self.step, self.seconds, self.part_samples = 0, 0.0, 0
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["weights"])
@@ -137,14 +146,17 @@ class _Run:
         options = self.options
         started, last = self.seconds, time.monotonic()
         saved = evaluated = self.seconds
+        if not self.team.leads:
+            self._follow()
+            return self._summary(started, None)
         log = (options.out / "log.jsonl").open("a")
         measures, losses = None, []
         with self._progress() as progress, log:
             bar = progress.add_task("train", total=1.0, info="")
             for batch in self._batches():
-                losses.append(self._train_step(batch))
                 now = time.monotonic()
-                self.seconds, last = self.seconds + now - last, now
+                losses.append(self._train_step(batch, self.seconds + now - last))
+                last = now
                 if self.step % 20 == 0:
                     info = f"step {self.step}  loss {np.mean(losses[-100:]):.3f}  {self._speed(started):.0f}/s"
                     progress.update(bar, completed=self._position(), info=info)
@@ -161,6 +173,11 @@ class _Run:
         self._write_checkpoint()
         return self._export(started, measures)
 
+    def _follow(self) -> None:
+        """Compute batches until the leader's clock says that the run is over."""
+        for batch in self._batches():
+            self._train_step(batch, 0.0)
+
     def _position(self) -> float:
         """Place in the run, 0 to 1."""
         options = self.options
@@ -175,16 +192,16 @@ class _Run:
         fall = (1.0 - position) / options.cooldown if options.cooldown > 0 else 1.0
         return options.learning_rate * max(min(rise, fall, 1.0), 0.002)
 
-    def _train_step(self, batch: Batch) -> float:
+    def _train_step(self, batch: Batch, seconds: float) -> float:
         model = self.model.model
         logits, goal = model(batch.images, batch.words, batch.state, batch.tints)
         loss = self.loss(logits, batch.tokens)
         if self.options.goal_weight > 0.0:
             loss = loss + self.options.goal_weight * goal_loss(goal, batch.goal)
         loss.backward()
-        self.model.step(self._rate())
+        self.seconds = self.model.step(self._rate(), seconds)
         self.step += 1
-        self.part_samples += len(batch.tokens)
+        self.part_samples += len(batch.tokens) * self.team.size
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ValueError(f"the loss became {value} at step {self.step}; lower the learning rate")
@@ -192,7 +209,7 @@ class _Run:
 
     def _draw(self, step: int) -> Batch:
         options = self.options
-        rng = np.random.default_rng((options.seed, step))
+        rng = np.random.default_rng((options.seed, step, self.team.rank))
         place = np.searchsorted(self.split.cumulative, rng.random(options.batch_size), side="right")
         frames = self.split.train[np.minimum(place, len(self.split.train) - 1)]
         return augmented_batch(self.data, frames, self.words, options.augmentation, self.state_std, rng)
@@ -266,8 +283,14 @@ class _Run:
         )
 
     def _export(self, started: float, measures: Measures | None) -> TrainSummary:
-        summary = TrainSummary(
-            policy=self.options.out / "policy",
+        summary = self._summary(started, measures)
+        write_card(summary, self.options, self.config, self.data)
+        return summary
+
+    def _summary(self, started: float, measures: Measures | None) -> TrainSummary:
+        options = self.options
+        return TrainSummary(
+            policy=options.out / "policy",
             steps=self.step,
             samples_per_second=self._speed(started),
             minutes=self.seconds / 60,
@@ -275,8 +298,6 @@ class _Run:
             episodes=self.split.episodes,
             measures=measures,
         )
-        write_card(summary, self.options, self.config, self.data)
-        return summary
 
     def _progress(self) -> Progress:
         return Progress(
