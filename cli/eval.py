@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cli.output import console, print_json
 from cli.stack import StackOptions, build_config, fresh_folder
+from episodes.report.page import write_report
 from sim.evaluation import EPISODES_NAME, EvalOptions, EvalSummary, Recording, SuccessRate, evaluate
 from sim.policies import PolicyChoice
 from sim.tasks.base import PhrasingSet
@@ -90,19 +91,15 @@ def main(options: Options) -> int:
             recording=options.record,
         )
     )
-    report = _write_report(out, summary)
+    report = write_report(
+        out / EPISODES_NAME, summary.outcomes, out / "report.html", title=f"{options.policy} on {options.suite}"
+    )
     result = _result(summary, out, report)
     console.print(_table(options.policy, summary))
     console.print(f"results: {out / 'results.jsonl'}\nreport:  {report}", highlight=False)
     if options.json:
         print_json(result)
     return 0 if summary.complete else 130
-
-
-def _write_report(out: Path, summary: EvalSummary) -> Path:
-    from cli.report import write_eval_report
-
-    return write_eval_report(out, out / EPISODES_NAME, summary)
 
 
 def _result(summary: EvalSummary, out: Path, report: Path) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -251,9 +251,18 @@ class Episode:
         return tuple(self._names("observations", "cameras"))
 
     def images(self, camera: str) -> ImageArray:
-        """All frames of a camera (N, H, W, 3) uint8; dropped ones are black, see :meth:`present`."""
+        """All frames of a camera (N, H, W, 3) uint8; dropped ones are black, see :meth:`present`.
+
+        Raises:
+            EpisodeError: A frame is missing, damaged or changed.
+        """
         self._check_camera(camera)
-        return self._source.array(f"observations/images/{camera}")
+        frames = self._source.array(f"observations/images/{camera}")
+        if self._check:
+            for index, found in self.changed_frames(camera, 0, frames):
+                raise self._changed_frame(camera, index, found)
+        frames.flags.writeable = False
+        return frames
 
     def present(self, camera: str) -> npt.NDArray[np.bool_]:
         """(N,) which frames were not dropped."""
@@ -261,29 +270,43 @@ class Episode:
         return self.array(f"observations/present/{camera}")
 
     def image(self, camera: str, index: int) -> ImageArray | None:
-        """One frame (H, W, 3) uint8, None when it was dropped."""
-        if not self.present(camera)[index]:
-            return None
-        return self.checked_frame(camera, index)
-
-    def checked_frame(self, camera: str, index: int) -> ImageArray:
-        """One frame, compared with its digest.
+        """One frame (H, W, 3) uint8, None when it was dropped.
 
         Raises:
             EpisodeError: The frame is missing, damaged or changed.
         """
+        if not self.present(camera)[index]:
+            return None
+        frames = self.frames(camera, index, index + 1)
+        for _, found in self.changed_frames(camera, index, frames):
+            raise self._changed_frame(camera, index, found)
+        return frames[0]
+
+    def frames(self, camera: str, start: int, stop: int) -> ImageArray:
+        """Frames ``start`` to ``stop`` (N, H, W, 3) uint8 as stored, unchecked."""
+        self._check_camera(camera)
+        frames = self._source.frames(camera, start, stop)
+        frames.flags.writeable = False
+        return frames
+
+    def changed_frames(self, camera: str, start: int, frames: ImageArray) -> Iterator[tuple[int, str]]:
+        """Index and digest of those of ``frames``, beginning at ``start``, that are not as they were recorded."""
+        digests = self.array(f"observations/image_digest/{camera}")
+        present = self.present(camera)
+        for index, frame in enumerate(frames, start):
+            if present[index]:
+                found = pixel_digest(np.ascontiguousarray(frame).tobytes())
+                if found != digests[index].tobytes():
+                    yield index, found.hex()
+
+    def _changed_frame(self, camera: str, index: int, found: str) -> EpisodeError:
         expected = self.array(f"observations/image_digest/{camera}")[index].tobytes().hex()
-        frame = self._source.frame(camera, index)
-        found = pixel_digest(np.ascontiguousarray(frame).tobytes()).hex()
-        if found != expected:
-            raise EpisodeError(
-                f"{self.path}: observations/images/{camera}, frame {index}",
-                f"digest {expected}",
-                found,
-                "the picture was changed or lost after recording; restore it from a copy",
-            )
-        frame.flags.writeable = False
-        return frame
+        return EpisodeError(
+            f"{self.path}: observations/images/{camera}, frame {index}",
+            f"digest {expected}",
+            found,
+            "the picture was changed or lost after recording; restore it from a copy",
+        )
 
     def observation(self, index: int) -> Observation:
         """One observation as the policy saw it; dropped frames are absent."""

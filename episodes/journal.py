@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class Journal:
 def read_journal(path: Path) -> Journal:
     """Read every record up to the first that is cut off or damaged."""
     try:
-        data = memoryview(path.read_bytes())
+        data = _map(path)
     except OSError as error:
         raise EpisodeError(str(path), "a readable journal", str(error), "check the path and its permissions") from error
     records: list[tuple[Kind, memoryview]] = []
@@ -123,6 +124,14 @@ def read_journal(path: Path) -> Journal:
         records.append((Kind(kind), payload))
         offset, digest = end, expected
     return Journal(tuple(records), digest, offset, len(data) - offset)
+
+
+def _map(path: Path) -> memoryview:
+    """The file's content, paged in as needed: the journal of a long episode does not fit the memory."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def is_live(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,8 +113,7 @@ def find_episodes(pattern: Path | str) -> list[Path]:
     if path.is_dir():
         found = [path / name for name in episode_names(path)]
     else:
-        parent = path.parent
-        found = [item for item in sorted(parent.glob(path.name)) if (item / "zarr.json").is_file()]
+        found = [Path(item) for item in sorted(glob.glob(str(path))) if (Path(item) / "zarr.json").is_file()]
     if not found:
         raise _no_episode(path)
     return found

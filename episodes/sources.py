@@ -29,8 +29,8 @@ class ArraySource(Protocol):
         """
         ...
 
-    def frame(self, camera: str, index: int) -> Array:
-        """One picture (H, W, 3) uint8."""
+    def frames(self, camera: str, start: int, stop: int) -> Array:
+        """Pictures ``start`` to ``stop`` (N, H, W, 3) uint8; dropped ones are black."""
         ...
 
     def attributes(self, group: str) -> Mapping[str, object]:
@@ -49,18 +49,20 @@ class JournalSource:
         """The whole array."""
         prefix, _, camera = name.rpartition("/")
         if prefix == "observations/images":
-            stack = self._tables.images[camera]
-            count = len(self._tables.arrays["observations/stamp_ns"])
-            frames = np.zeros((count, stack.height, stack.width, 3), np.uint8)
-            for index in stack.frames:
-                frames[index] = self.frame(camera, index)
-            return frames
+            return self.frames(camera, 0, len(self._tables.arrays["observations/stamp_ns"]))
         return self._tables.arrays[name]
 
-    def frame(self, camera: str, index: int) -> Array:
-        """One picture."""
-        frame = self._tables.images[camera].frames[index]
-        return np.frombuffer(decompress(frame.data), np.uint8).reshape(frame.height, frame.width, 3)
+    def frames(self, camera: str, start: int, stop: int) -> Array:
+        """Pictures ``start`` to ``stop``."""
+        stack = self._tables.images[camera]
+        count = len(self._tables.arrays["observations/stamp_ns"])
+        pictures = np.zeros((max(0, min(stop, count) - start), stack.height, stack.width, 3), np.uint8)
+        for place, index in enumerate(range(start, min(stop, count))):
+            frame = stack.frames.get(index)
+            if frame is not None:
+                pixels = np.frombuffer(decompress(frame.data), np.uint8)
+                pictures[place] = pixels.reshape(frame.height, frame.width, 3)
+        return pictures
 
     def attributes(self, group: str) -> Mapping[str, object]:
         """Attributes of a group."""
@@ -82,11 +84,11 @@ class ZarrSource:
         array = self._open(name)
         return self._read(name, lambda: array[...])
 
-    def frame(self, camera: str, index: int) -> Array:
-        """One picture."""
+    def frames(self, camera: str, start: int, stop: int) -> Array:
+        """Pictures ``start`` to ``stop``."""
         name = f"observations/images/{camera}"
         array = self._open(name)
-        return self._read(f"{name}, frame {index}", lambda: array[index])
+        return self._read(f"{name}, frames {start} to {stop}", lambda: array[start:stop])
 
     def attributes(self, group: str) -> Mapping[str, object]:
         """Attributes of a group."""

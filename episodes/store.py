@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from episodes.compression import blosc_metadata, compress, compress_numbers, zstd_metadata
+from episodes.compression import blosc_metadata, compress, compress_numbers, decompress, zstd_metadata
 from episodes.integrity import ALGORITHM, array_checksum, json_checksum
 from episodes.journal import JOURNAL_NAME, Journal, read_journal
 from episodes.manifest import Manifest, canonical_json
 from episodes.tables import EpisodeTables, ImageStack, tables_from_journal
 
+_FRAMES_PER_CHUNK = 8
+_IMAGE_CHUNK_BYTES = 512 * 1024
 _CHUNK_ROWS = 32_768  # 160 s at 200 Hz: an episode of a few minutes is one or two chunks an array
 SEALED_MANIFEST = "sealed_manifest"
 
@@ -58,11 +60,20 @@ def write_array(path: Path, array: Array) -> None:
 
 
 def write_images(path: Path, stack: ImageStack, count: int) -> None:
-    """Write compressed frames as the chunks of one array, a frame a chunk; a dropped frame has no file."""
+    """Write frames a few to a chunk: what does not move between them is stored once. Dropped frames are black."""
     frame_shape = (stack.height, stack.width, 3)
-    _write_metadata(path, (count, *frame_shape), (1, *frame_shape), np.dtype(np.uint8), zstd_metadata())
-    for index, frame in stack.frames.items():
-        _write_chunk(path, index, 4, frame.data)
+    group = min(max(1, _IMAGE_CHUNK_BYTES // max(1, math.prod(frame_shape))), _FRAMES_PER_CHUNK)
+    _write_metadata(path, (count, *frame_shape), (group, *frame_shape), np.dtype(np.uint8), zstd_metadata())
+    for index in range(math.ceil(count / group)):
+        frames = {place: stack.frames.get(index * group + place) for place in range(group)}
+        if group == 1 and frames[0] is not None:
+            _write_chunk(path, index, 4, frames[0].data)
+        elif any(frame is not None for frame in frames.values()):
+            block = np.zeros((group, math.prod(frame_shape)), np.uint8)
+            for place, frame in frames.items():
+                if frame is not None:
+                    block[place] = np.frombuffer(decompress(frame.data), np.uint8)
+            _write_chunk(path, index, 4, compress(memoryview(block).cast("B")))
 
 
 def _write_metadata(
@@ -79,7 +90,7 @@ def _write_metadata(
         "shape": shape,
         "data_type": dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(size, 1) for size in chunk_shape]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": False if dtype == np.bool_ else 0.0 if dtype.kind == "f" else 0,
         "codecs": [endian, codec],
         "attributes": {},
@@ -90,9 +101,7 @@ def _write_metadata(
 
 
 def _write_chunk(path: Path, index: int, ndim: int, data: bytes | bytearray | memoryview) -> None:
-    key = path / "c" / "/".join((str(index), *("0" for _ in range(ndim - 1))))
-    key.parent.mkdir(parents=True, exist_ok=True)
-    key.write_bytes(data)
+    (path / ".".join(("c", str(index), *("0" for _ in range(ndim - 1))))).write_bytes(data)
 
 
 def write_opening(path: Path, manifest: Manifest) -> None:

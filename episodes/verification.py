@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-
 from episodes.episode import Episode
 from episodes.errors import EpisodeError
 from episodes.integrity import array_checksum, broken_ticks, genesis, json_checksum, json_differences
 from episodes.jsontypes import as_mapping
 from episodes.manifest import Manifest
 from episodes.store import SEALED_MANIFEST
+
+_FRAMES = 64  # pictures in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +120,14 @@ def _first_broken_tick(episode: Episode) -> int:
 
 
 def _frame_damage(episode: Episode) -> Iterator[Damage]:
+    count = len(episode.array("observations/stamp_ns"))
     for camera in episode.cameras:
-        try:
-            present = episode.array(f"observations/present/{camera}")
-        except EpisodeError:
-            continue  # reported with the arrays
-        for index in np.flatnonzero(present).tolist():
+        for start in range(0, count, _FRAMES):
             try:
-                episode.checked_frame(camera, index)
+                frames = episode.frames(camera, start, min(start + _FRAMES, count))
+                changed = [(index, f"digest {found}") for index, found in episode.changed_frames(camera, start, frames)]
             except EpisodeError as error:
+                changed = [(start, error.found)]
+            for index, found in changed:
                 tick = int(episode.observations.tick[index])
-                yield Damage(tick, f"observations/images/{camera}[{index}]", error.expected, error.found)
+                yield Damage(tick, f"observations/images/{camera}[{index}]", "the recorded picture", found)

@@ -57,7 +57,8 @@ def _sheet(episode: Episode, camera: str, start_ns: int) -> ContactSheet | None:
         return None
     if len(present) > MAX_FRAMES:
         present = present[np.linspace(0, len(present) - 1, MAX_FRAMES).astype(np.int64)]
-    frames = [_scaled(episode.checked_frame(camera, int(index))) for index in present]
+    pictures = (episode.image(camera, int(index)) for index in present)
+    frames = [_scaled(picture) for picture in pictures if picture is not None]
     height, width = frames[0].shape[:2]
     columns = max(1, min(len(frames), _SHEET_SIDE // width, int(np.ceil(np.sqrt(len(frames))))))
     rows = -(-len(frames) // columns)

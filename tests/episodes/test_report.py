@@ -141,7 +141,7 @@ def test_a_report_is_one_well_formed_file_that_needs_no_other(tmp_path: Path) ->
 def test_a_report_names_episodes_that_it_cannot_show(tmp_path: Path) -> None:
     path = write_simple(tmp_path / "simple.zarr")
     result = result_of(open_episode(path))
-    next(file for file in (path / "ticks" / "now_ns" / "c").rglob("*") if file.is_file()).unlink()
+    (path / "ticks" / "now_ns" / "c.0").unlink()
     page = write_report(tmp_path, [result], tmp_path / "r.html").read_text()
     assert "An episode could not be shown." in page
     assert "ticks/now_ns: expected checksum" in page
