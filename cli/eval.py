@@ -35,7 +35,7 @@ class Options:
     """Wordings of the instructions: those of training, or held-out ones."""
     workers: int = 1
     """Processes; the results do not depend on it."""
-    record: Recording = Recording.ALL
+    record: Literal["none", "failures", "all"] = "all"
     """Which episodes to keep."""
     out: Path = Path("runs/eval")
     """Folder for results, episodes and report; numbered if it is taken."""
@@ -88,7 +88,7 @@ def main(options: Options) -> int:
             phrasing=PhrasingSet(options.phrasings),
             workers=options.workers,
             out_dir=out,
-            recording=options.record,
+            recording=Recording(options.record),
         )
     )
     report = write_report(

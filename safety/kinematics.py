@@ -32,9 +32,9 @@ class SafetyKinematics:
 
     Attributes:
         point_names: k MJCF sites; the first is the end effector.
-        curvature: (k, n, n) bound on the second derivatives of each point, m/rad^2: on a joint step ``d`` from any
-            configuration, the point departs from its tangent by at most ``|d|^T curvature |d| / 2``, and from its
-            parabola by at most ``|d|^T curvature |d| sum(|d|) / 6``.
+        curvature: (k, n, n) bound on the second derivatives of each point, m/rad^2. Along a joint step ``d`` from any
+            configuration the point's second derivative is at most ``c = |d|^T curvature |d|``, its third at most
+            ``c sum(|d|)``, its fourth at most ``c sum(|d|)^2``.
     """
 
     def __init__(self, description: RobotDescription, point_names: tuple[str, ...]) -> None:

@@ -27,11 +27,13 @@ class Motion(NamedTuple):
         speeds: (n,) rad/s, magnitude of ``velocity``.
         rates: (3 k + 3,) linear velocity of the k watched points, m/s, then end-effector angular velocity, rad/s.
         points: (k, 3) m, watched points at ``position``, base frame; point 0 is the end effector.
+        middle_points: (k, 3) m, half-way to where the stop ends.
         end_points: (k, 3) m, where the stop ends.
         jacobian: (3 k + 3, n) of the rates.
         dt: Control period, s.
         first_time: Time at full velocity before braking starts, s: the tick and the reaction time.
         stop_time: Time from full velocity to rest, s.
+        reach_time: Way made in tick and stop, divided by the velocity, s.
         gentle: The stop uses only part of the acceleration limits, and limits keep their standoff: what a command
             may do by itself. Otherwise it is what the arm must still be able to do.
     """
@@ -42,17 +44,14 @@ class Motion(NamedTuple):
     speeds: FloatArray
     rates: FloatArray
     points: FloatArray
+    middle_points: FloatArray
     end_points: FloatArray
     jacobian: FloatArray
     dt: float
     first_time: float
     stop_time: float
+    reach_time: float
     gentle: bool
-
-    @property
-    def reach_time(self) -> float:
-        """Path length of tick and stop divided by the velocity, s."""
-        return self.first_time + 0.5 * self.stop_time
 
 
 class MotionFactory(NamedTuple):
@@ -89,6 +88,8 @@ class MotionFactory(NamedTuple):
         points, jacobian = self.geometry
         stop_time = max((speeds / self.acceleration).tolist()) / deceleration_fraction
         reach_time = self.first_time + 0.5 * stop_time
+        half_way = velocity * (0.5 * reach_time)
+        middle = self.position + half_way
         return Motion(
             self.position,
             velocity,
@@ -96,11 +97,13 @@ class MotionFactory(NamedTuple):
             speeds,
             jacobian.dot(velocity),
             points,
-            self.kinematics.points(self.position + velocity * reach_time),
+            self.kinematics.points(middle),
+            self.kinematics.points(middle + half_way),
             jacobian,
             self.dt,
             self.first_time,
             stop_time,
+            reach_time,
             gentle,
         )
 

@@ -12,10 +12,11 @@ from safety.motion import Motion
 class WorkspaceBoxLimit:
     """Point i stays within ``[lower[i], upper[i]]``, each (k, 3) m in the base frame.
 
-    A point moves on a curve while the joints move on a straight line. With h(x) its distance to a wall at progress x of
-    tick and stop, the tangent gives ``h(0) + h'(0)``, forward kinematics gives ``h(1)``, their difference D is the
-    curve's second-order term up to a known rest r, and ``h(x) >= h(0) + h'(0) x + (min(D, 0) - 2 r) x^2``. That is
-    concave: where it is not negative at the end, the point is inside all the way.
+    A point moves on a curve while the joints move on a straight line. At progress x of tick and stop it is at ``start +
+    way x + u(x) x^2``, where ``way`` is the tangent's. Forward kinematics gives u(1/2) and u(1) exactly, hence u(x) on
+    the line through them, up to a rest of a 48th of the fourth derivative. With the worst u on that line, the distance
+    to each wall is bounded below by a concave function of x: where it is not negative at the end, the point is inside
+    all the way.
 
     Commands keep the points a standoff away from the walls. Within it the curve of a motion along a wall may bend.
     """
@@ -43,20 +44,21 @@ class WorkspaceBoxLimit:
         self._curvature: FloatArray = np.ascontiguousarray(curvature.reshape(k * n, n))
 
     def judge(self, motion: Motion) -> Judgement:
-        """The distances at the start, at the end, and at the end of the tangent decide."""
-        half, reach = self._half, motion.reach_time
-        offset = motion.points.ravel() - self._centre
-        way = motion.rates[: 3 * self._k] * reach
-        start = min((half - np.abs(offset)).tolist())
-        tangent = min((half - np.abs(offset + way)).tolist())
-        curved = min((half - np.abs(motion.end_points.ravel() - self._centre)).tolist())
-        end = min(tangent, curved) - self._rest(motion)
-        margin = min(start, end)
-        slack = min(margin, min(start, tangent) - self.standoff) if motion.gentle else margin
+        """The distances at the start, and at the end of the tangent and of the curves that enclose the true one."""
+        start = motion.points.ravel() - self._centre
+        tangent, first, last, rest = self._ends(motion)
+        tangent = np.abs(tangent - self._centre)
+        farthest = np.maximum(np.maximum(np.abs(first - self._centre), np.abs(last - self._centre)), tangent)
+        start_margin = min((self._half - np.abs(start)).tolist())
+        margin = min(start_margin, min((self._half - farthest).tolist()) - rest)
+        if motion.gentle:
+            slack = min(margin, min(start_margin, min((self._half - tangent).tolist())) - self.standoff)
+        else:
+            slack = margin
         if slack >= 0.0:
             return Judgement(slack, margin)
         free, rate, bend = self._rows(motion)
-        return Judgement(min((free - rate * reach - bend).tolist()), margin)
+        return Judgement(min((free - rate * motion.reach_time - bend).tolist()), margin)
 
     def inequalities(self, motion: Motion) -> Inequalities:
         """One row for each point, axis and side, towards the wall positive.
@@ -86,14 +88,25 @@ class WorkspaceBoxLimit:
         """For each wall (6 k,): free distance m, rate towards it m/s, and bend towards it during tick and stop, m."""
         rate = motion.rates[: 3 * self._k]
         above, below = (self.upper - motion.points).ravel(), (motion.points - self.lower).ravel()
-        curve = (motion.end_points - motion.points).ravel() - rate * motion.reach_time
-        bend = np.maximum(np.concatenate((curve, -curve)), 0.0) + self._rest(motion)
+        tangent, first, last, rest = self._ends(motion)
+        outward = np.maximum(np.maximum(first - tangent, last - tangent), 0.0)
+        inward = np.maximum(np.maximum(tangent - first, tangent - last), 0.0)
+        bend = np.concatenate((outward, inward)) + rest
         standoff = self.standoff if motion.gentle else 0.0
         free = np.maximum(np.concatenate((above, below)) - standoff, 0.0)
         return free, np.concatenate((rate, -rate)), np.maximum(bend - standoff, 0.0)
 
-    def _rest(self, motion: Motion) -> float:
-        """Twice the most that a point can depart from its parabola during tick and stop, m."""
+    def _ends(self, motion: Motion) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+        """Where points would end on the tangent, with the curvature of the start and with that of the end (3 k,) m.
+
+        The last is where they do end. With them comes how far off that may be on the way, m.
+        """
         k, n, speeds, reach = self._k, self._n, motion.speeds, motion.reach_time
+        way = motion.rates[: 3 * k] * reach
+        start, last = motion.points.ravel(), motion.end_points.ravel()
+        tangent = start + way
+        # u(0) = 2 u(1/2) - u(1), with u(1) = last - tangent and u(1/2) = 4 (middle - start - way / 2)
+        first = 8.0 * motion.middle_points.ravel() - 6.0 * start - 2.0 * way - last
         squares = self._curvature.dot(speeds).reshape(k, n).dot(speeds)
-        return max(squares.tolist()) * sum(speeds.tolist()) * reach * reach * reach / 3.0
+        step = sum(speeds.tolist()) * reach
+        return tangent, first, last, max(squares.tolist()) * (reach * step) ** 2 / 48.0

@@ -196,6 +196,19 @@ def test_an_admitted_motion_stays_inside_until_it_rests(name: str, kind: str, se
 
 
 @pytest.mark.parametrize("name", ROBOTS)
+@given(seed=seeds, size=sizes)
+def test_the_margin_of_the_boxes_is_a_lower_bound_and_a_close_one(name: str, seed: int, size: float) -> None:
+    limit, excess = limit_of(name, "workspace_box"), _excess(name, "workspace_box")
+    motion = case(name, seed, size, rest=True).hard()
+    way = motion.velocity * motion.reach_time
+    found = min(-excess(motion.position + x * way, motion.velocity) for x in np.linspace(0.0, 1.0, 50))
+    margin = limit.judge(motion).margin
+    assert margin <= found + 1e-9
+    step = np.abs(way).sum()
+    assert margin >= found - 0.3 * step**2 - 0.05 * step**4
+
+
+@pytest.mark.parametrize("name", ROBOTS)
 def test_a_joint_found_outside_may_come_back_but_not_go_farther(name: str) -> None:
     limit = limit_of(name, "joint_position")
     assert isinstance(limit, JointPositionLimit)
