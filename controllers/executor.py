@@ -172,14 +172,30 @@ class ChunkExecutor:
         memory = self._obey(memory, inputs, feedback)
         mark = ReferenceMark(inputs.state.stamp_ns, memory.clock_s, memory.reference)
         history = (*memory.history[1 - self._history_length :], mark)
-        memory, rejections, accepted = self._admit_all(replace(memory, history=history), inputs)
+        rejections: tuple[Rejection, ...] = ()
+        accepted: tuple[int, ...] = ()
+        if inputs.arrivals:
+            memory, rejections, accepted = self._admit_all(replace(memory, history=history), inputs)
 
         scale = 1.0 if feedback is None else feedback.speed_scale
-        memory, phase = self._advance(memory, inputs.state, dt * scale)
+        clock = memory.clock_s + dt * scale
+        reference, gripper, phase = self._advance(memory, inputs.state, clock, dt * scale)
         stopped = feedback is not None and feedback.status in _STOPPED
         request = self._wants_chunk(memory, phase, inputs.now_ns) and not stopped
-        if request:
-            memory = replace(memory, requested_ns=inputs.now_ns)
+        # Spelled out, because dataclasses.replace costs several microseconds at each tick.
+        memory = ExecutorState(
+            reference=reference,
+            gripper_opening=gripper,
+            clock_s=clock,
+            path=memory.path,
+            chunk_id=memory.chunk_id,
+            path_start_s=memory.path_start_s,
+            rest=memory.rest,
+            history=history,
+            newest_stamp_ns=memory.newest_stamp_ns,
+            requested_ns=inputs.now_ns if request else memory.requested_ns,
+            holding=memory.holding,
+        )
         report = ExecutorReport(self._status(memory, phase), memory.chunk_id, phase, rejections, accepted)
         return memory, self._target(memory), report, request
 
@@ -215,8 +231,6 @@ class ChunkExecutor:
     def _admit_all(
         self, memory: ExecutorState, inputs: TickInputs
     ) -> tuple[ExecutorState, tuple[Rejection, ...], tuple[int, ...]]:
-        if not inputs.arrivals:
-            return memory, (), ()
         rejections: list[Rejection] = []
         accepted: list[int] = []
         for arrival in inputs.arrivals:
@@ -296,12 +310,13 @@ class ChunkExecutor:
 
     # ------------------------------------------------------------------------------------------ motion
 
-    def _advance(self, memory: ExecutorState, state: RobotState, dt: float) -> tuple[ExecutorState, float]:
-        clock = memory.clock_s + dt
+    def _advance(
+        self, memory: ExecutorState, state: RobotState, clock: float, dt: float
+    ) -> tuple[Reference, float, float]:
+        """The reference and the gripper's opening after ``dt`` s of the executor's time, and the phase."""
         path, options = memory.path, self.options
-        gripper = memory.gripper_opening
         if path is None:
-            phase, point = 0.0, memory.rest
+            phase, point, gripper = 0.0, memory.rest, memory.gripper_opening
         else:
             phase = (clock - memory.path_start_s) * path.rate_hz
             point = sample(path, phase)
@@ -309,7 +324,7 @@ class ChunkExecutor:
         reference = track(memory.reference, point, options.tracker, dt)
         if not self._joint_space:
             reference = limit_lead(reference, state.ee_pose, options.max_lead_m, options.max_lead_rad)
-        return replace(memory, clock_s=clock, reference=reference, gripper_opening=gripper), phase
+        return reference, gripper, phase
 
     def _wants_chunk(self, memory: ExecutorState, phase: float, now_ns: int) -> bool:
         if memory.holding:

@@ -103,7 +103,7 @@ class ControlLoop(Generic[MemoryT]):
                 loop_state.executor, inputs, loop_state.verdict, dt
             )
             command = self.controller.update(state, target, loop_state.applied, dt)
-            command = replace(command, stamp_ns=inputs.now_ns)
+            command = JointCommand(command.mode, command.values, command.gripper_opening, inputs.now_ns)
         elif loop_state.target is None:
             raise ValueError("expected a finite robot state on the first tick, found NaN or infinity")
         else:

@@ -106,7 +106,7 @@ class WorkspaceBoxLimit:
         start, last = motion.points.ravel(), motion.end_points.ravel()
         tangent = start + way
         # u(0) = 2 u(1/2) - u(1), with u(1) = last - tangent and u(1/2) = 4 (middle - start - way / 2)
-        first = 8.0 * motion.middle_points.ravel() - 6.0 * start - 2.0 * way - last
+        first = tangent + (8.0 * (motion.middle_points.ravel() - start) - 3.0 * way - (last - start))
         squares = self._curvature.dot(speeds).reshape(k, n).dot(speeds)
         step = sum(speeds.tolist()) * reach
         return tangent, first, last, max(squares.tolist()) * (reach * step) ** 2 / 48.0

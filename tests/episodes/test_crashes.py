@@ -20,7 +20,6 @@ from episodes.episode import Episode
 from episodes.errors import EpisodeError
 from episodes.journal import JOURNAL_NAME
 from episodes.manifest import Outcome
-from episodes.packing import encode_event
 from episodes.reader import open_episode
 from episodes.recorder import FRAME_BACKLOG_BYTES, ProcessBackend
 from episodes.verification import verify
@@ -87,7 +86,8 @@ def assert_intact(episode: Episode, reported: int) -> None:
     ticks = [tick for tick, _ in episode.chunk_records]
     assert ticks == list(range(0, len(episode), 20))[: len(ticks)]
     assert len(ticks) >= len(episode) // 20
-    assert b"".join(encode_event(event) for event in episode.events)
+    limited = [tick for tick in range(len(episode)) if tick % 50 == 49]
+    assert [event.tick for event in episode.events] == [0, *limited][: len(episode)]
     assert not episode.manifest.closed
     assert episode.manifest.outcome is None
 
