@@ -9,8 +9,8 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from cli.names import unknown_name
 from cli.output import console, jsonable, print_json
+from controllers.names import unknown_name
 
 BENCHMARKS = ("tick", "inference", "replay")
 

@@ -184,9 +184,9 @@ def _accelerator() -> Check:
 
 
 def _weights() -> Check:
-    from vla.compact.policy import CompactPolicy
+    from vla.catalog import build_policy
 
-    policy = CompactPolicy.load()
+    policy = build_policy("compact")
     return Check("compact VLA", Verdict.OK.value, f"weights load; action spec {policy.spec.hash}")
 
 

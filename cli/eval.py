@@ -11,7 +11,8 @@ from rich.table import Table
 from cli.output import console, print_json
 from cli.stack import StackOptions, build_config, fresh_folder
 from episodes.report.page import write_report
-from sim.evaluation import EPISODES_NAME, EvalOptions, EvalSummary, Recording, SuccessRate, evaluate
+from episodes.statistics import Proportion
+from sim.evaluation import EPISODES_NAME, EvalOptions, EvalSummary, Recording, evaluate
 from sim.policies import PolicyChoice
 from sim.tasks.base import PhrasingSet
 from sim.tasks.catalog import get_task, task_names
@@ -103,7 +104,7 @@ def main(options: Options) -> int:
 
 
 def _result(summary: EvalSummary, out: Path, report: Path) -> Result:
-    def task(rate: SuccessRate) -> TaskResult:
+    def task(rate: Proportion) -> TaskResult:
         return TaskResult(rate.rate, (rate.low, rate.high), rate.trials)
 
     total = summary.total

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import tyro
 
-from cli.names import unknown_name
 from cli.output import print_json
+from controllers.names import unknown_name
 
 # name -> what it does. Each is a module cli.<name> with a frozen dataclass `Options` and `main(options) -> int`
 # (and `parse(arguments)` where tyro needs help);

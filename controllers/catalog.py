@@ -8,9 +8,9 @@ from types import MappingProxyType
 from controllers.differential_ik import DifferentialIK
 from controllers.joint_impedance import JointImpedance
 from controllers.kinematics import ArmModel
+from controllers.names import nearest_name_hint
 from controllers.operational_space import OperationalSpace
 from controllers.protocols import Controller
-from controllers.robot import nearest_name_hint
 
 CONTROLLERS: Mapping[str, Callable[[ArmModel], Controller]] = MappingProxyType(
     {

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from controllers.robot import RobotDescription, RobotDescriptionError, nearest_name_hint
+from controllers.names import nearest_name_hint
+from controllers.robot import RobotDescription, RobotDescriptionError
 from controllers.types import FloatArray, IntArray, Pose
 
 

@@ -6,7 +6,6 @@ units, joint order, limits wider than the model's) and says what was expected an
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ import mujoco
 import numpy as np
 import yaml
 
+from controllers.names import nearest_name_hint
 from controllers.types import FloatArray, frozen_array
 
 BUILT_IN_ROBOTS = ("panda", "ur5e")
@@ -51,12 +51,6 @@ _LARGEST_OPENING_M = 0.5  # a wider gripper was written in millimetres
 _RANGE_TOLERANCE_RAD = 1e-6
 _FRAME_TOLERANCE = 1e-9
 _IDENTITY_FRAME = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
-
-
-def nearest_name_hint(name: str, valid: Sequence[str]) -> str:
-    """Text that proposes the valid name closest to a mistyped one; empty when none is close."""
-    matches = difflib.get_close_matches(name, valid, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 class RobotDescriptionError(ValueError):

@@ -35,6 +35,7 @@ _PUMP_BYTES = 512 * 1024  # frame bytes moved in one tick: bounds its cost to a 
 _START_TIMEOUT_S = 30.0
 _FINISH_TIMEOUT_S = 300.0
 _SYNC_PERIOD_S = 1.0
+_NICENESS = 5
 _READY, _DONE = b"ready", b"done"
 
 
@@ -290,9 +291,11 @@ def main() -> None:
     """Entry of the recording process: store path and the numbers of the two sockets."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "sched_setscheduler"):
-        # The loop may run with real-time priority; its recorder must not inherit that.
+        # The recorder must not inherit the loop's real-time priority, and must not push the loop off its core
+        # when a packet wakes it up.
         with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            os.nice(_NICENESS)
     path, tick_fd, frame_fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     recorder = _Recorder(path, tick_fd, frame_fd)
     os.write(1, _READY + b"\n")

@@ -14,7 +14,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from controllers.robot import RobotDescription, nearest_name_hint
+from controllers.names import nearest_name_hint
+from controllers.robot import RobotDescription
 from controllers.types import (
     CommandMode,
     FloatArray,

@@ -18,7 +18,7 @@ from typing import ClassVar, TypeVar, cast
 
 import yaml
 
-from controllers.robot import nearest_name_hint
+from controllers.names import nearest_name_hint
 
 BUILT_IN_PROFILES = ("panda_tabletop", "ur5e_tabletop")
 

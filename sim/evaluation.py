@@ -27,6 +27,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controllers.drivers import InterruptSwitch, StopReason
+from episodes.statistics import Proportion, wilson
 from sim.assembly import assemble_loop
 from sim.rollout import EpisodeOutcome, PolicySource, Teaching, interruptible, new_interrupt, run_episode
 from sim.stack import StackConfig
@@ -37,7 +38,6 @@ RESULTS_NAME = "results.jsonl"
 SUMMARY_NAME = "summary.json"
 EPISODES_NAME = "episodes"
 _POLL_S = 0.2
-_Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 PolicyFactory = Callable[[], PolicySource]
 
@@ -107,30 +107,10 @@ class EvalOptions:
         return tuple((task, seed) for task in self.tasks for seed in seeds)
 
 
-@dataclass(frozen=True, slots=True)
-class SuccessRate:
-    """Successes out of trials, with the 95% Wilson score interval.
-
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-    """
-
-    successes: int
-    trials: int
-    rate: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(outcomes: Iterable[bool]) -> SuccessRate:
-        """Count outcomes; no trials give the interval [0, 1] and a rate of NaN."""
-        results = list(outcomes)
-        n, k = len(results), sum(results)
-        if n == 0:
-            return SuccessRate(0, 0, math.nan, 0.0, 1.0)
-        rate, z2 = k / n, _Z95 * _Z95
-        centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-        half = _Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-        return SuccessRate(k, n, rate, 0.0 if k == 0 else centre - half, 1.0 if k == n else centre + half)
+def success_rate(outcomes: Iterable[bool]) -> Proportion:
+    """Successes out of trials, with the 95% Wilson interval."""
+    results = list(outcomes)
+    return wilson(sum(results), len(results))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +127,8 @@ class EvalSummary:
 
     policy: str
     outcomes: tuple[EpisodeOutcome, ...]
-    by_task: dict[str, SuccessRate]
-    total: SuccessRate
+    by_task: dict[str, Proportion]
+    total: Proportion
     complete: bool
 
     def to_json(self) -> dict[str, object]:
@@ -156,9 +136,13 @@ class EvalSummary:
         return {
             "policy": self.policy,
             "complete": self.complete,
-            "total": asdict(self.total),
-            "by_task": {task: asdict(rate) for task, rate in self.by_task.items()},
+            "total": _rate_json(self.total),
+            "by_task": {task: _rate_json(rate) for task, rate in self.by_task.items()},
         }
+
+
+def _rate_json(rate: Proportion) -> dict[str, object]:
+    return {**asdict(rate), "rate": rate.rate}
 
 
 def evaluate(options: EvalOptions, *, show_progress: bool = True) -> EvalSummary:
@@ -202,8 +186,8 @@ def summarize(tasks: Sequence[str], outcomes: Iterable[EpisodeOutcome], *, compl
     return EvalSummary(
         policy=ordered[0].policy if ordered else "",
         outcomes=ordered,
-        by_task={task: SuccessRate.of(o.success for o in ordered if o.task == task) for task in tasks},
-        total=SuccessRate.of(o.success for o in ordered),
+        by_task={task: success_rate(o.success for o in ordered if o.task == task) for task in tasks},
+        total=success_rate(o.success for o in ordered),
         complete=complete,
     )
 

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from controllers.names import nearest_name_hint
 from controllers.protocols import PolicyClient
-from controllers.robot import nearest_name_hint
 from episodes.manifest import PolicyIdentity
 from sim.assembly import SimCell
 from sim.rollout import ExpertSource, PolicySource

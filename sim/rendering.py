@@ -15,7 +15,7 @@ import mujoco
 import mujoco.gl_context
 import numpy as np
 
-from controllers.robot import nearest_name_hint
+from controllers.names import nearest_name_hint
 from controllers.types import ImageArray
 
 _FLAGS_OFF = (

@@ -16,7 +16,8 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
-from controllers.robot import RobotDescription, nearest_name_hint
+from controllers.names import nearest_name_hint
+from controllers.robot import RobotDescription
 from controllers.types import NANOSECONDS, CommandMode, FloatArray, JointCommand, Pose, RobotState
 
 _INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION)

@@ -16,9 +16,10 @@ from controllers.differential_ik import DifferentialIK, DifferentialIKOptions
 from controllers.executor import ExecutorOptions
 from controllers.joint_impedance import JointImpedance, JointImpedanceOptions
 from controllers.kinematics import ArmModel
+from controllers.names import nearest_name_hint
 from controllers.operational_space import OperationalSpace, OperationalSpaceOptions
 from controllers.protocols import Controller
-from controllers.robot import load_robot, nearest_name_hint
+from controllers.robot import load_robot
 from controllers.types import ActionSpec, CommandMode
 from safety.profile import SafetyProfile, load_profile
 from sim.scene import PHYSICS_TIMESTEP

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
+from controllers.names import unknown_name
 from sim.tasks.base import Task
 from sim.tasks.drawers import CLOSE_DRAWER, OPEN_DRAWER
 from sim.tasks.grasping import PICK_UP, PLACE_IN_BOWL, PLACE_ON_PLATE, SORT_BY_COLOR, STACK
@@ -44,7 +43,5 @@ def get_task(name: str) -> Task:
         UnknownTaskError: There is none; the message lists the names and the nearest one.
     """
     if name not in _TASKS:
-        near = difflib.get_close_matches(name, _TASKS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UnknownTaskError(f"unknown task {name!r}{hint} (known: {', '.join(_TASKS)})")
+        raise UnknownTaskError(unknown_name("task", name, _TASKS))
     return _TASKS[name]

@@ -188,7 +188,8 @@ def test_safety_scale_stretches_the_clock_and_keeps_the_place() -> None:
     for player, scale, ticks in ((fast, 1.0, 40), (slow, 0.5, 80)):
         for tick in range(ticks):
             player.step(*((chunk(rows, 0),) if tick == 0 else ()), feedback=verdict(scale, SafetyStatus.LIMITING))
-    assert slow.report is not None and fast.report is not None
+    assert slow.report is not None
+    assert fast.report is not None
     assert slow.report.phase == pytest.approx(fast.report.phase)
     np.testing.assert_allclose(slow.positions[-1], fast.positions[-1], atol=3e-4)
 
@@ -198,7 +199,8 @@ def test_a_played_out_chunk_holds_its_last_waypoint() -> None:
     player.step(chunk(constant_rows(0.01), 0))
     for _ in range(500):
         player.step()
-    assert player.report is not None and player.report.status is ExecutorStatus.EXHAUSTED
+    assert player.report is not None
+    assert player.report.status is ExecutorStatus.EXHAUSTED
     assert np.linalg.norm(player.positions[-1] - player.positions[-20]) < 1e-9
 
 
@@ -245,7 +247,8 @@ def test_stale_chunk_is_held_not_replayed() -> None:
     for _ in range(150):
         player.step()
     player.step(chunk(constant_rows(0.02), 10))
-    assert player.report is not None and player.report.rejections[0].reason is RejectionReason.STALE
+    assert player.report is not None
+    assert player.report.rejections[0].reason is RejectionReason.STALE
     assert player.positions[-1].tolist() == player.positions[0].tolist()
 
 
@@ -318,7 +321,8 @@ def test_the_executor_is_a_pure_function(seed: int) -> None:
     first = unit.update(memory, inputs, None, 0.005)
     unit.update(first[0], TickInputs(1, PERIOD_NS, state_at(1)), None, 0.005)
     again = unit.update(memory, inputs, None, 0.005)
-    assert isinstance(first[1], PoseTarget) and isinstance(again[1], PoseTarget)
+    assert isinstance(first[1], PoseTarget)
+    assert isinstance(again[1], PoseTarget)
     assert first[1].pose.position.tobytes() == again[1].pose.position.tobytes()
     assert first[1].pose.quaternion.tobytes() == again[1].pose.quaternion.tobytes()
     assert first[2:] == again[2:]

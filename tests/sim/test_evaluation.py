@@ -20,9 +20,9 @@ from sim.evaluation import (
     EvalOptions,
     EvaluationError,
     Recording,
-    SuccessRate,
     evaluate,
     read_results,
+    success_rate,
     summarize,
 )
 from sim.rollout import EpisodeOutcome, ExpertSource
@@ -69,14 +69,14 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 5), (5, 5), (3, 5), (17, 20), (190, 200)])
 def test_wilson_interval_agrees_with_scipy(successes: int, trials: int) -> None:
-    rate = SuccessRate.of([True] * successes + [False] * (trials - successes))
+    rate = success_rate([True] * successes + [False] * (trials - successes))
     reference = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     assert (rate.low, rate.high) == pytest.approx((reference.low, reference.high), abs=1e-12)
     assert rate.rate == successes / trials
 
 
 def test_no_trials_know_nothing() -> None:
-    rate = SuccessRate.of([])
+    rate = success_rate([])
     assert math.isnan(rate.rate)
     assert (rate.low, rate.high) == (0.0, 1.0)
 

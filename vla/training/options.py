@@ -24,8 +24,8 @@ class TrainOptions:
         init_from: Policy folder whose weights and vocabulary the run starts from.
         seed: Seed of weights and batches.
         batch_size: Frames of a step.
-        learning_rate: Peak rate of AdamW.
-        weight_decay: On matrices only.
+        learning_rate: Peak rate of Muon and AdamW.
+        weight_decay: On hidden matrices only.
         warmup: Fraction of the run that the rate takes to rise.
         cooldown: Fraction of the run that the rate takes to fall to zero at the end.
         ema_decay: Decay of the averaged weights that are exported.
@@ -56,7 +56,7 @@ class TrainOptions:
     init_from: Path | None = None
     seed: int = 0
     batch_size: int = 32
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.03
     cooldown: float = 0.4
