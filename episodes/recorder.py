@@ -35,7 +35,6 @@ _PUMP_BYTES = 512 * 1024  # frame bytes moved in one tick: bounds its cost to a 
 _START_TIMEOUT_S = 30.0
 _FINISH_TIMEOUT_S = 300.0
 _SYNC_PERIOD_S = 1.0
-_NICENESS = 5
 _READY, _DONE = b"ready", b"done"
 
 
@@ -295,7 +294,6 @@ def main() -> None:
         # when a packet wakes it up.
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            os.nice(_NICENESS)
     path, tick_fd, frame_fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     recorder = _Recorder(path, tick_fd, frame_fd)
     os.write(1, _READY + b"\n")

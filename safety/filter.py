@@ -158,7 +158,9 @@ class PathConsistentFilter:
         tick = self._tick(memory, sensed, command, now_ns, dt)
         supervision, tick, refused = self._supervise(memory, tick, events)
         status, reasons = status_of(supervision)
-        faults = tuple(fault for fault in (clock_fault, state_fault, command_fault) if fault is not None)
+        faults: tuple[SafetyReason, ...] = ()
+        if clock_fault or state_fault or command_fault:
+            faults = tuple(fault for fault in (clock_fault, state_fault, command_fault) if fault is not None)
         if status is SafetyStatus.RUN and not faults:
             verdict = self._run(memory, tick, command)
         else:

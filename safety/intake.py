@@ -16,9 +16,9 @@ _MILLISECOND_NS = 1_000_000
 
 # Beyond these, a command is not a motion too fast but a number gone wrong: rad, rad/s, N m.
 _LARGEST_COMMAND = {CommandMode.POSITION: 100.0, CommandMode.VELOCITY: 100.0, CommandMode.TORQUE: 10_000.0}
-# The same for a sensed joint: rad, rad/s.
-_LARGEST_POSITION = 100.0
-_LARGEST_VELOCITY = 1000.0
+# The same for the norms of sensed joint positions and velocities: rad, rad/s.
+_FARTHEST = 100.0
+_FASTEST = 1000.0
 # Control periods outside are a fault of the loop, s.
 SHORTEST_PERIOD = 1e-4
 LONGEST_PERIOD = 0.1
@@ -100,25 +100,18 @@ class Intake:
             if getattr(values, "shape", None) != self._shape:
                 expected = f"{self._shape[0]} values, one for each joint"
                 return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found {np.shape(values)}")
-        positions: list[float] = state.joint_position.tolist()
-        velocities: list[float] = state.joint_velocity.tolist()
-        total = (
-            sum(positions)
-            + sum(velocities)
-            + sum(state.joint_effort.tolist())
-            + sum(state.wrench.tolist())
-            + sum(state.ee_pose.position.tolist())
-            + sum(state.ee_pose.quaternion.tolist())
-            + state.gripper_opening
-        )
-        if not math.isfinite(total):
+        q, qd, effort, wrench = state.joint_position, state.joint_velocity, state.joint_effort, state.wrench
+        position, quaternion = state.ee_pose.position, state.ee_pose.quaternion
+        # Squares: one NaN or infinity anywhere, and the sum is not finite.
+        far, fast = float(q.dot(q)), float(qd.dot(qd))
+        rest = float(effort.dot(effort) + wrench.dot(wrench) + position.dot(position) + quaternion.dot(quaternion))
+        if not math.isfinite(far + fast + rest + state.gripper_opening):
             return reason(Fault.STATE_NON_FINITE, "the sensed state holds NaN or infinity")
-        farthest, fastest = max(map(abs, positions)), max(map(abs, velocities))
-        if farthest > _LARGEST_POSITION or fastest > _LARGEST_VELOCITY:
+        if far > _FARTHEST**2 or fast > _FASTEST**2:
             return reason(
                 Fault.STATE_MAGNITUDE,
-                f"expected joints within {_LARGEST_POSITION:g} rad and {_LARGEST_VELOCITY:g} rad/s, "
-                f"found {farthest:g} and {fastest:g}",
+                f"expected joints within {_FARTHEST:g} rad and {_FASTEST:g} rad/s in all, "
+                f"found {math.sqrt(far):g} and {math.sqrt(fast):g}",
             )
         age = now_ns - state.stamp_ns
         if age > self._state_timeout_ns:
@@ -153,18 +146,10 @@ class Intake:
             return reason(Fault.COMMAND_SHAPE, f"expected {expected}, found shape {command.values.shape}")
         if not isinstance(opening, (int, float)) or not isinstance(cast(object, command.stamp_ns), int):
             return reason(Fault.COMMAND_TYPE, "expected a number as gripper opening and an integer as stamp")
-        numbers = command.values.tolist()
-        if not math.isfinite(sum(numbers) + command.gripper_opening):
-            return reason(Fault.COMMAND_NON_FINITE, self._name_non_finite(numbers))
+        square = float(command.values.dot(command.values))
         largest = _LARGEST_COMMAND[command.mode]
-        if max(numbers) > largest or min(numbers) < -largest:
-            found = max(numbers, key=abs)
-            return reason(
-                Fault.COMMAND_MAGNITUDE,
-                f"{self._joint_names[numbers.index(found)]}: expected a {command.mode.value} within {largest:g}, "
-                f"found {found:g}",
-                largest - abs(found),
-            )
+        if not square <= largest * largest or not math.isfinite(opening):
+            return self._absurd(command, largest)
         age = now_ns - command.stamp_ns
         if age > self._command_timeout_ns:
             return self._late(Fault.COMMAND_STALE, "command", age, self._timing.command_timeout_ms)
@@ -174,11 +159,17 @@ class Intake:
             return self._late(Fault.COMMAND_WATCHDOG, "newest command", now_ns - fresh_ns, self._timing.watchdog_ms)
         return None
 
-    def _name_non_finite(self, numbers: list[float]) -> str:
+    def _absurd(self, command: JointCommand, largest: float) -> SafetyReason:
+        numbers: list[float] = command.values.tolist()
         for joint, number in zip(self._joint_names, numbers, strict=True):
             if not math.isfinite(number):
-                return f"{joint}: expected a finite value, found {number}"
-        return "expected finite values and a finite gripper opening"
+                return reason(Fault.COMMAND_NON_FINITE, f"{joint}: expected a finite value, found {number}")
+        if not math.isfinite(command.gripper_opening):
+            found = command.gripper_opening
+            return reason(Fault.COMMAND_NON_FINITE, f"expected a finite gripper opening, found {found}")
+        norm = math.hypot(*numbers)
+        message = f"expected {command.mode.value} values with a norm of at most {largest:g}, found {norm:g}"
+        return reason(Fault.COMMAND_MAGNITUDE, message, largest - norm)
 
     @staticmethod
     def _late(fault: Fault, what: str, age_ns: int, allowed_ms: float) -> SafetyReason:

@@ -32,8 +32,8 @@ class SafetyKinematics:
 
     Attributes:
         point_names: k MJCF sites; the first is the end effector.
-        curvature: (k, n, n) bound on the second derivatives of each point, m/rad^2. Along a joint step ``d`` from any
-            configuration the point's second derivative is at most ``c = |d|^T curvature |d|``, its third at most
+        curvature: (n, n) bound on the second derivatives of every point, m/rad^2. Along a joint step ``d`` from any
+            configuration a point's second derivative is at most ``c = |d|^T curvature |d|``, its third at most
             ``c sum(|d|)``, its fourth at most ``c sum(|d|)^2``.
     """
 
@@ -112,14 +112,14 @@ class SafetyKinematics:
 
 
 def _curvature_bounds(model: mujoco.MjModel, sites: tuple[int, ...], n: int) -> FloatArray:
-    """Bound the second derivatives of points on a serial chain of hinges.
+    """Bound the second derivatives of points on a serial chain of hinges: (n, n).
 
     For hinges i, j with axes z and m the farther of the two from the base, ``d2p / dqi dqj = z_i x (z_j x r)`` (or
     with i and j exchanged), where r leads from hinge m to the point. Its norm is at most the longest that r can be:
     the sum of the link offsets between them. One more derivative is one more cross product with a unit axis.
     """
-    bounds = np.zeros((len(sites), n, n))
-    for row, site in enumerate(sites):
+    bounds = np.zeros((n, n))
+    for site in sites:
         reach = np.zeros(n)
         length = float(np.linalg.norm(model.site_pos[site]))
         body = int(model.site_bodyid[site])
@@ -135,6 +135,6 @@ def _curvature_bounds(model: mujoco.MjModel, sites: tuple[int, ...], n: int) -> 
             body = int(model.body_parentid[body])
         for i in range(n):
             for j in range(n):
-                bounds[row, i, j] = reach[max(i, j)]
+                bounds[i, j] = max(float(bounds[i, j]), float(reach[max(i, j)]))
     bounds.flags.writeable = False
     return bounds

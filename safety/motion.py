@@ -25,6 +25,8 @@ class Motion(NamedTuple):
         velocity: (n,) rad/s, proposed.
         previous_velocity: (n,) rad/s, of the last tick.
         speeds: (n,) rad/s, magnitude of ``velocity``.
+        speed_sum: Sum of ``speeds``, rad/s.
+        bend: Bound on the acceleration of any watched point along the straight joint path at ``velocity``, m/s^2.
         rates: (3 k + 3,) linear velocity of the k watched points, m/s, then end-effector angular velocity, rad/s.
         points: (k, 3) m, watched points at ``position``, base frame; point 0 is the end effector.
         middle_points: (k, 3) m, half-way to where the stop ends.
@@ -42,6 +44,8 @@ class Motion(NamedTuple):
     velocity: FloatArray
     previous_velocity: FloatArray
     speeds: FloatArray
+    speed_sum: float
+    bend: float
     rates: FloatArray
     points: FloatArray
     middle_points: FloatArray
@@ -95,6 +99,8 @@ class MotionFactory(NamedTuple):
             velocity,
             self.previous_velocity,
             speeds,
+            sum(speeds.tolist()),
+            float(speeds.dot(self.kinematics.curvature.dot(speeds))),
             jacobian.dot(velocity),
             points,
             self.kinematics.points(middle),

@@ -129,7 +129,7 @@ class PathChooser:
             share = highest
             reasons = _with(reasons, velocity, min((velocity.maximum - np.abs(demand)).tolist()))
         lowest, highest = scale_interval(acceleration.box(factory.previous_velocity, factory.dt), demand)
-        if highest < 1.0 and lowest <= highest and highest >= 0.0:
+        if lowest <= highest < 1.0:
             change = np.abs(demand - factory.previous_velocity)
             reasons = _with(reasons, acceleration, min((acceleration.maximum - change / factory.dt).tolist()))
             share = min(share, highest)

@@ -88,6 +88,9 @@ class Monitor:
         """Set the thresholds; ``velocity_limit`` (n,) rad/s is the enforced one."""
         self._settings = settings
         self._fastest = velocity_limit * settings.overspeed_ratio
+        # Squared norms below which no single joint can be off its path or too fast.
+        self._quick_error = settings.tracking_error_rad**2
+        self._quick_speed = min(self._fastest.tolist()) ** 2
         self._trip_ns = round(settings.trip_after_ms * 1e6)
 
     def at_rest(self, measured_velocity: FloatArray) -> bool:
@@ -115,14 +118,17 @@ class Monitor:
         off_path = _NEVER
         too_fast = _NEVER
         tripped: SafetyReason | None = None
-        if tracking_error is not None and max(np.abs(tracking_error).tolist()) > settings.tracking_error_rad:
+        if tracking_error is not None and float(tracking_error.dot(tracking_error)) > self._quick_error:
             lag = np.abs(tracking_error) - np.abs(commanded_velocity) * settings.tracking_lag_s
             margin = settings.tracking_error_rad - max(lag.tolist())
             if margin < 0.0:
                 off_path = _start(supervision.tracking_since_ns, now_ns)
                 if now_ns - off_path >= self._trip_ns:
                     tripped = reason(Fault.TRACKING, "the arm does not follow its commanded path", margin)
-        margin = min((self._fastest - np.abs(measured_velocity)).tolist())
+        if float(measured_velocity.dot(measured_velocity)) > self._quick_speed:
+            margin = min((self._fastest - np.abs(measured_velocity)).tolist())
+        else:
+            margin = 0.0
         if margin < 0.0:
             too_fast = _start(supervision.overspeed_since_ns, now_ns)
             if now_ns - too_fast >= self._trip_ns:

@@ -50,10 +50,9 @@ def build_limits(
             frozen_array([box.lower_m for box in boxes]),
             frozen_array([box.upper_m for box in boxes]),
             profile.stopping.standoff_m,
-            kinematics.curvature,
         ),
-        EndEffectorLinearSpeedLimit(profile.end_effector.linear_speed_m_s, kinematics.curvature),
-        EndEffectorAngularSpeedLimit(profile.end_effector.angular_speed_rad_s, kinematics.curvature),
+        EndEffectorLinearSpeedLimit(profile.end_effector.linear_speed_m_s),
+        EndEffectorAngularSpeedLimit(profile.end_effector.angular_speed_rad_s),
     )
     return (
         JointVelocityLimit(frozen_array(robot.velocity * joints.velocity_fraction)),

@@ -20,6 +20,8 @@ import numpy as np
 from controllers.types import FloatArray
 from safety.motion import Motion
 
+_NO_SHARE = (1.0, 0.0)
+
 
 class Inequalities(NamedTuple):
     """Linear inequalities ``A @ qd <= b``: A (m, n), b (m,) in the limit's unit of rate."""
@@ -46,7 +48,7 @@ class Judgement(NamedTuple):
     Attributes:
         slack: The motion is admissible when this is >= 0. For a limit that is violated already, it measures against
             where the robot is now instead of against the limit.
-        margin: Smallest signed distance to the limit over the tick and the stop after it, in the limit's unit.
+        margin: Signed distance to the limit that the stop leaves, in the limit's unit.
     """
 
     slack: float
@@ -81,33 +83,37 @@ class Limit(Protocol):
 
 
 def scale_interval(constraint: Inequalities | VelocityBox, velocity: FloatArray) -> tuple[float, float]:
-    """The shares s for which ``s * velocity`` satisfies the inequalities.
+    """The shares s in [0, 1] for which ``s * velocity`` satisfies the inequalities.
 
     Args:
         constraint: The inequalities.
         velocity: (n,) rad/s.
 
     Returns:
-        (lowest, highest), lowest > highest where there is none; infinite where unbounded.
+        (lowest, highest), lowest > highest where there is none.
     """
-    lowest, highest = -np.inf, np.inf
+    lowest, highest = 0.0, 1.0
     if isinstance(constraint, VelocityBox):
         columns = zip(velocity.tolist(), constraint.lower.tolist(), constraint.upper.tolist(), strict=True)
         for rate, low, high in columns:
+            if low <= 0.0 <= high and low <= rate <= high:
+                continue
             if rate > 0.0:
                 lowest, highest = max(lowest, low / rate), min(highest, high / rate)
             elif rate < 0.0:
                 lowest, highest = max(lowest, high / rate), min(highest, low / rate)
-            elif low > 0.0 or high < 0.0:
-                return np.inf, -np.inf
+            else:
+                return _NO_SHARE
         return lowest, highest
-    for rate, bound in zip(constraint.A.dot(velocity).tolist(), constraint.b.tolist(), strict=True):
+    rates, bounds = constraint.A.dot(velocity), constraint.b
+    for row in np.flatnonzero((rates > bounds) | (bounds < 0.0)).tolist():
+        rate, bound = float(rates[row]), float(bounds[row])
         if rate > 0.0:
             highest = min(highest, bound / rate)
         elif rate < 0.0:
             lowest = max(lowest, bound / rate)
-        elif bound < 0.0:
-            return np.inf, -np.inf
+        else:
+            return _NO_SHARE
     return lowest, highest
 
 

@@ -32,11 +32,8 @@ class JointPositionLimit:
 
     def judge(self, motion: Motion) -> Judgement:
         """The end of the stop decides: the way there is a straight line."""
-        offset = motion.position - self._centre
         way = motion.velocity * motion.reach_time
-        start = self._half - np.abs(offset)
-        end = self._half - np.abs(offset + way)
-        margin = min(min(start.tolist()), min(end.tolist()))
+        margin = min((self._half - np.abs(motion.position + way - self._centre)).tolist())
         if margin >= 0.0:
             return Judgement(margin, margin)
         above = np.maximum(self.upper - motion.position, 0.0) - way

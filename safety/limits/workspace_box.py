@@ -25,36 +25,31 @@ class WorkspaceBoxLimit:
     unit = "m"
     margin_scale = 0.1
 
-    def __init__(self, lower: FloatArray, upper: FloatArray, standoff: float, curvature: FloatArray) -> None:
+    def __init__(self, lower: FloatArray, upper: FloatArray, standoff: float) -> None:
         """Set the boxes.
 
         Args:
             lower: (k, 3) m.
             upper: (k, 3) m.
             standoff: m.
-            curvature: (k, n, n) m/rad^2, :attr:`safety.kinematics.SafetyKinematics.curvature`.
         """
-        k, n = curvature.shape[:2]
         self.lower = lower
         self.upper = upper
         self.standoff = standoff
-        self._k, self._n = k, n
-        self._centre: FloatArray = (0.5 * (lower + upper)).ravel()
-        self._half: FloatArray = (0.5 * (upper - lower)).ravel()
-        self._curvature: FloatArray = np.ascontiguousarray(curvature.reshape(k * n, n))
+        self._rows3 = 3 * lower.shape[0]
+        # Three candidates for the end of each point's way: on the tangent, and on two curves.
+        self._centre: FloatArray = np.tile((0.5 * (lower + upper)).ravel(), 3)
+        half = (0.5 * (upper - lower)).ravel()
+        self._half: FloatArray = np.tile(half, 3)
 
     def judge(self, motion: Motion) -> Judgement:
-        """The distances at the start, and at the end of the tangent and of the curves that enclose the true one."""
-        start = motion.points.ravel() - self._centre
-        tangent, first, last, rest = self._ends(motion)
-        tangent = np.abs(tangent - self._centre)
-        farthest = np.maximum(np.maximum(np.abs(first - self._centre), np.abs(last - self._centre)), tangent)
-        start_margin = min((self._half - np.abs(start)).tolist())
-        margin = min(start_margin, min((self._half - farthest).tolist()) - rest)
+        """The end of the tangent, and those of the curves that enclose the true one, decide."""
+        ends, rest = self._ends(motion)
+        distances: list[float] = (self._half - np.abs(ends - self._centre)).tolist()
+        margin = min(distances) - rest
+        slack = margin
         if motion.gentle:
-            slack = min(margin, min(start_margin, min((self._half - tangent).tolist())) - self.standoff)
-        else:
-            slack = margin
+            slack = min(margin, min(distances[: self._rows3]) - self.standoff)
         if slack >= 0.0:
             return Judgement(slack, margin)
         free, rate, bend = self._rows(motion)
@@ -66,7 +61,7 @@ class WorkspaceBoxLimit:
         Where the motion leaves a wall on so sharp a curve that it could swing back into it, one more row bounds the
         speed along the motion.
         """
-        linear = motion.jacobian[: 3 * self._k]
+        linear = motion.jacobian[: self._rows3]
         rows = np.concatenate((linear, -linear))
         free, rate, bend = self._rows(motion)
         bound = free / motion.reach_time  # at that rate the wall is reached; more is allowed where slowing shortens it
@@ -86,9 +81,10 @@ class WorkspaceBoxLimit:
 
     def _rows(self, motion: Motion) -> tuple[FloatArray, FloatArray, FloatArray]:
         """For each wall (6 k,): free distance m, rate towards it m/s, and bend towards it during tick and stop, m."""
-        rate = motion.rates[: 3 * self._k]
+        rate = motion.rates[: self._rows3]
         above, below = (self.upper - motion.points).ravel(), (motion.points - self.lower).ravel()
-        tangent, first, last, rest = self._ends(motion)
+        ends, rest = self._ends(motion)
+        tangent, first, last = ends.reshape(3, self._rows3)
         outward = np.maximum(np.maximum(first - tangent, last - tangent), 0.0)
         inward = np.maximum(np.maximum(tangent - first, tangent - last), 0.0)
         bend = np.concatenate((outward, inward)) + rest
@@ -96,17 +92,16 @@ class WorkspaceBoxLimit:
         free = np.maximum(np.concatenate((above, below)) - standoff, 0.0)
         return free, np.concatenate((rate, -rate)), np.maximum(bend - standoff, 0.0)
 
-    def _ends(self, motion: Motion) -> tuple[FloatArray, FloatArray, FloatArray, float]:
-        """Where points would end on the tangent, with the curvature of the start and with that of the end (3 k,) m.
+    def _ends(self, motion: Motion) -> tuple[FloatArray, float]:
+        """Where points would end on the tangent, on the curvature of the start, and on that of the end (9 k,) m.
 
-        The last is where they do end. With them comes how far off that may be on the way, m.
+        The last is where they do end. With them comes how far off this may be on the way, m.
         """
-        k, n, speeds, reach = self._k, self._n, motion.speeds, motion.reach_time
-        way = motion.rates[: 3 * k] * reach
+        reach = motion.reach_time
+        way = motion.rates[: self._rows3] * reach
         start, last = motion.points.ravel(), motion.end_points.ravel()
         tangent = start + way
         # u(0) = 2 u(1/2) - u(1), with u(1) = last - tangent and u(1/2) = 4 (middle - start - way / 2)
         first = tangent + (8.0 * (motion.middle_points.ravel() - start) - 3.0 * way - (last - start))
-        squares = self._curvature.dot(speeds).reshape(k, n).dot(speeds)
-        step = sum(speeds.tolist()) * reach
-        return tangent, first, last, max(squares.tolist()) * (reach * step) ** 2 / 48.0
+        rest = motion.bend * motion.speed_sum**2 * reach**4 / 48.0
+        return np.concatenate((tangent, first, last)), rest

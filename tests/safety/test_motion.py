@@ -52,7 +52,7 @@ def test_points_leave_their_tangent_and_parabola_no_farther_than_bounded(name: s
         return kinematics.points(q + x * step)
 
     tangent = (jacobian[: 3 * k] @ step).reshape(k, 3)
-    square = np.einsum("i,kij,j->k", np.abs(step), kinematics.curvature, np.abs(step))
+    square = float(np.abs(step) @ kinematics.curvature @ np.abs(step))
     second = (curve(1e-4) - 2 * curve(0.0) + curve(-1e-4)) / 1e-8
     assert (np.linalg.norm(curve(1.0) - points - tangent, axis=1) <= square / 2 + 1e-12).all()
     assert (np.linalg.norm(second, axis=1) <= square + 1e-6).all()

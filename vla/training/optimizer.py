@@ -2,7 +2,7 @@
 
 Matrices (kernels too) take Muon's orthogonalized steps (https://kellerjordan.github.io/posts/muon), scaled to the
 size of AdamW's so that one learning rate serves all; embeddings, norms, biases and the last layer take AdamW's. On
-the same frames Muon reached in 340 steps what AdamW reached in 1000, for a quarter more time a step.
+the same frames Muon reached in 340 steps what AdamW reached in 1000; a step of 32 frames takes 1.4 times as long.
 """
 
 from __future__ import annotations
