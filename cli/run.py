@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cli.output import console, print_json
 from cli.stack import StackOptions, build_config, fresh_folder
+from episodes.results import EpisodeResult
 from sim.policies import PolicyChoice
 from sim.realtime import Timing, run_episode_realtime
-from sim.rollout import EpisodeOutcome, interruptible, run_episode
+from sim.rollout import interruptible, run_episode
 from sim.tasks.catalog import get_task
 from vla.process import ProcessMode
 
@@ -102,7 +103,7 @@ def main(options: Options) -> int:
     return 130 if outcome.reason == "interrupted" else 0
 
 
-def _explain(outcome: EpisodeOutcome, timing: Timing | None, out: Path) -> None:
+def _explain(outcome: EpisodeResult, timing: Timing | None, out: Path) -> None:
     verdict = "[green]success[/]" if outcome.success else f"[red]no success[/] ({outcome.reason})"
     console.print(f'{verdict}: "{outcome.instruction}" in {outcome.duration_s:.2f} s, {outcome.chunks} chunks')
     slowed = ", ".join(f"{limit} {ticks}" for limit, ticks in outcome.limits.items())

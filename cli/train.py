@@ -25,12 +25,12 @@ class Options:
     """Continue the run in OUT from its checkpoint."""
     init_from: Path | None = None
     """Policy folder to start from."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     """Peak learning rate."""
     batch_size: int = 32
     """Frames of a step."""
-    keep_failures: bool = False
-    """Learn from labelled episodes that failed too: right for relabelled rollouts of a student."""
+    relabelled: tuple[str, ...] = ()
+    """Folders of a student's rollouts that the expert relabelled; their failures are learned from too."""
     threads: int = 1
     """Torch threads; more than one stalls on a machine that does other work."""
     processes: int = 1
@@ -63,7 +63,7 @@ def main(options: Options) -> int:
 
     summary = train(
         TrainOptions(
-            sources=_sources(options.data, successes_only=not options.keep_failures),
+            sources=(*_sources(options.data, True), *_sources(options.relabelled, False)),
             out=options.out,
             cache=options.cache,
             minutes=options.minutes,

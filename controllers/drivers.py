@@ -170,7 +170,7 @@ def run_realtime(
         client: Polled on every tick; never waited for.
         capture: Starts taking pictures elsewhere (another thread or process) and returns at once.
         sink: The episode log; must not block.
-        max_ticks: Time limit.
+        max_ticks: Time limit, 1 or more.
         stop: Ends the episode after a tick by returning a reason.
         clock: Monotonic nanoseconds.
         events: Operator events by tick.
@@ -179,8 +179,7 @@ def run_realtime(
     """
     interrupt = interrupt or InterruptSwitch()
     wait = sleep_until or _sleeper(clock)
-    state = robot.read()
-    loop_state = loop.initial(state)
+    loop_state: LoopState[MemoryT] | None = None
     wanted = True
     reason = StopReason.TIME_LIMIT
     lateness: list[int] = []
@@ -196,6 +195,8 @@ def run_realtime(
             now = clock()
             lateness.append(now - deadline)
             state = robot.read()
+            if loop_state is None:
+                loop_state = loop.initial(state)  # from the first logged reading, so that replay starts there too
             if wanted:
                 capture(state, loop.commanded_pose(loop_state, state))
             pressed, last = interrupt.step()
@@ -221,6 +222,7 @@ def run_realtime(
     finally:
         gc.enable()
         gc.unfreeze()
+    assert loop_state is not None
     return RunSummary(tick + 1, reason, tuple(lateness), missed, loop_state)
 
 

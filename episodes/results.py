@@ -65,6 +65,7 @@ class EpisodeResult:
         safety_ticks: Ticks by safety status.
         limits: Ticks by limit that intervened.
         min_margin: Smallest safety margin, dimensionless; infinite without safety.
+        final_digest: Digest of the physics after the last tick, hexadecimal; empty where it is not known.
         episode: Name of the recorded episode, empty if it was not recorded.
     """
 
@@ -81,7 +82,8 @@ class EpisodeResult:
     safety_ticks: Mapping[str, int]
     limits: Mapping[str, int]
     min_margin: float
-    episode: str
+    final_digest: str = ""
+    episode: str = ""
 
 
 def result_of(episode: Episode) -> EpisodeResult:

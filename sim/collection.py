@@ -9,8 +9,9 @@ from pathlib import Path
 
 from episodes.errors import EpisodeError
 from episodes.reader import open_episode
+from episodes.results import EpisodeResult
 from sim.evaluation import EPISODES_NAME, EvalOptions, Recording, run_cases
-from sim.rollout import EpisodeOutcome, episode_name
+from sim.rollout import episode_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def collect(options: EvalOptions, *, show_progress: bool = True) -> CollectSumma
     for path in broken:
         shutil.rmtree(path)
     missing = [case for case in wanted if case not in present]
-    outcomes: list[EpisodeOutcome] = run_cases(options, missing, show_progress=show_progress)
+    outcomes: list[EpisodeResult] = run_cases(options, missing, show_progress=show_progress)
     return CollectSummary(
         folder=folder,
         recorded=len(outcomes),

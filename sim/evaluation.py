@@ -27,9 +27,10 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controllers.drivers import InterruptSwitch, StopReason
+from episodes.results import EpisodeResult, write_results
 from episodes.statistics import Proportion, wilson
 from sim.assembly import assemble_loop
-from sim.rollout import EpisodeOutcome, PolicySource, Teaching, interruptible, new_interrupt, run_episode
+from sim.rollout import PolicySource, Teaching, interruptible, new_interrupt, run_episode
 from sim.stack import StackConfig
 from sim.tasks.base import PhrasingSet
 from sim.tasks.catalog import get_task
@@ -126,7 +127,7 @@ class EvalSummary:
     """
 
     policy: str
-    outcomes: tuple[EpisodeOutcome, ...]
+    outcomes: tuple[EpisodeResult, ...]
     by_task: dict[str, Proportion]
     total: Proportion
     complete: bool
@@ -160,13 +161,13 @@ def evaluate(options: EvalOptions, *, show_progress: bool = True) -> EvalSummary
     collected = run_cases(options, cases, show_progress=show_progress)
     summary = summarize(options.tasks, collected, complete=len(collected) == len(cases))
     if options.out_dir is not None:
-        write_results(options.out_dir, summary, options.config)
+        write_summary(options.out_dir, summary, options.config)
     return summary
 
 
 def run_cases(
     options: EvalOptions, cases: Sequence[tuple[str, int]], *, show_progress: bool = True
-) -> list[EpisodeOutcome]:
+) -> list[EpisodeResult]:
     """Run the given (task, seed) pairs and return the outcomes in the order in which they finished.
 
     Raises:
@@ -179,7 +180,7 @@ def run_cases(
         return run(options, cases, advance)
 
 
-def summarize(tasks: Sequence[str], outcomes: Iterable[EpisodeOutcome], *, complete: bool = True) -> EvalSummary:
+def summarize(tasks: Sequence[str], outcomes: Iterable[EpisodeResult], *, complete: bool = True) -> EvalSummary:
     """Sort outcomes by task and seed and count successes."""
     order = {task: index for index, task in enumerate(tasks)}
     ordered = tuple(sorted(outcomes, key=lambda o: (order[o.task], o.seed)))
@@ -192,31 +193,12 @@ def summarize(tasks: Sequence[str], outcomes: Iterable[EpisodeOutcome], *, compl
     )
 
 
-def write_results(out_dir: Path, summary: EvalSummary, config: StackConfig) -> None:
+def write_summary(out_dir: Path, summary: EvalSummary, config: StackConfig) -> None:
     """Write ``results.jsonl`` (one episode a line) and ``summary.json`` (rates and configuration)."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(_jsonable(asdict(outcome)), sort_keys=True) + "\n" for outcome in summary.outcomes]
-    (out_dir / RESULTS_NAME).write_text("".join(lines), encoding="utf-8")
+    write_results(out_dir / RESULTS_NAME, summary.outcomes)
     data = {**summary.to_json(), "stack": config.to_json()}
     (out_dir / SUMMARY_NAME).write_text(json.dumps(_jsonable(data), indent=2) + "\n", encoding="utf-8")
-
-
-def read_results(path: Path) -> tuple[EpisodeOutcome, ...]:
-    """Read a ``results.jsonl``.
-
-    Raises:
-        ValueError: A line is not an outcome.
-    """
-    outcomes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            data = json.loads(line)
-            if data["min_margin"] is None:
-                data["min_margin"] = math.inf
-            outcomes.append(EpisodeOutcome(**data))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}:{number}: expected the outcome of an episode, found {line[:80]!r}") from error
-    return tuple(outcomes)
 
 
 def _jsonable(value: Any) -> Any:
@@ -239,7 +221,7 @@ class _Runner:
         self._loop = assemble_loop(options.config)
         self._policy = options.policy()
 
-    def run(self, task: str, seed: int, interrupt: InterruptSwitch) -> EpisodeOutcome:
+    def run(self, task: str, seed: int, interrupt: InterruptSwitch) -> EpisodeResult:
         options = self._options
         keep = options.recording
         folder = options.out_dir / EPISODES_NAME if options.out_dir and keep is not Recording.NONE else None
@@ -263,14 +245,14 @@ class _Runner:
         self._policy.close()
 
 
-def _finished(outcome: EpisodeOutcome) -> bool:
+def _finished(outcome: EpisodeResult) -> bool:
     return outcome.reason != StopReason.INTERRUPTED.value
 
 
 def _run_here(
-    options: EvalOptions, cases: Sequence[tuple[str, int]], advance: Callable[[EpisodeOutcome], None]
-) -> list[EpisodeOutcome]:
-    outcomes: list[EpisodeOutcome] = []
+    options: EvalOptions, cases: Sequence[tuple[str, int]], advance: Callable[[EpisodeResult], None]
+) -> list[EpisodeResult]:
+    outcomes: list[EpisodeResult] = []
     runner = _Runner(options)
     try:
         with interruptible() as interrupt:
@@ -287,8 +269,8 @@ def _run_here(
 
 
 def _run_workers(
-    options: EvalOptions, cases: Sequence[tuple[str, int]], advance: Callable[[EpisodeOutcome], None]
-) -> list[EpisodeOutcome]:
+    options: EvalOptions, cases: Sequence[tuple[str, int]], advance: Callable[[EpisodeResult], None]
+) -> list[EpisodeResult]:
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(), context.Queue()
     # A plain flag: setting a multiprocessing.Event waits for every sleeper, and one that has exited never answers.
@@ -299,7 +281,7 @@ def _run_workers(
     for _ in range(count):
         todo.put(None)
     todo.cancel_join_thread()  # leaving early must not wait for cases that nobody will take
-    outcomes: list[EpisodeOutcome] = []
+    outcomes: list[EpisodeResult] = []
     with interruptible() as interrupt, _started(context, count, (options, todo, done, stop)) as workers:
         left = count
         while left:
@@ -381,7 +363,7 @@ def _work(options: EvalOptions, todo: Any, done: Any, stop: Any) -> None:
 
 
 @contextmanager
-def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[EpisodeOutcome], None]]:
+def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[EpisodeResult], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -393,7 +375,7 @@ def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[EpisodeOutcome]
         bar = progress.add_task("episodes", total=total, rate="")
         results: list[bool] = []
 
-        def advance(outcome: EpisodeOutcome) -> None:
+        def advance(outcome: EpisodeResult) -> None:
             results.append(outcome.success)
             progress.update(bar, advance=1, rate=f"{100.0 * sum(results) / len(results):.1f}% success")
 

@@ -21,10 +21,11 @@ import numpy as np
 from controllers.drivers import InterruptSwitch, run_realtime
 from controllers.protocols import PolicyClient, TickSink
 from controllers.types import ChunkArrival, FloatArray, JointCommand, Observation, Pose, RobotState
+from episodes.results import EpisodeResult
 from sim.assembly import SimCell, assemble_loop, assemble_sim
 from sim.policies import EXPERT
 from sim.rendering import CameraRenderer, close_shared_context
-from sim.rollout import EpisodeOutcome, PolicySource, recorded_cell, success_condition
+from sim.rollout import PolicySource, recorded_cell, success_condition
 from sim.stack import StackConfig
 
 _SNAPSHOT = int(mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -155,7 +156,7 @@ def run_episode_realtime(
     out_dir: Path | None = None,
     instruction: str | None = None,
     interrupt: InterruptSwitch | None = None,
-) -> tuple[EpisodeOutcome, Timing]:
+) -> tuple[EpisodeResult, Timing]:
     """Run one episode against the wall clock.
 
     Args:

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from controllers.protocols import PolicyClient
 from controllers.robot import load_robot
 from controllers.types import Observation, SafetyStatus, TickInputs, TickOutputs
 from episodes.manifest import Manifest, Outcome, PolicyIdentity
+from episodes.results import EpisodeResult
 from episodes.writer import EpisodeWriter
 from sim.assembly import SimCell, assemble_loop, assemble_sim
 from sim.experts.policy import ExpertPolicy
@@ -105,45 +106,6 @@ class Teaching:
     mixture: Mixture | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EpisodeOutcome:
-    """What happened in an episode; the same on every run and every machine of one kind.
-
-    Attributes:
-        task: Task name.
-        seed: Seed of scene, arrangement and wording.
-        instruction: What the policy was told.
-        policy: Name of the policy.
-        success: The goal was reached and held.
-        reason: Why it ended.
-        ticks: Control ticks.
-        duration_s: Virtual time, s.
-        chunks: Chunks that the executor took.
-        rejections: Refused chunks by reason.
-        safety_ticks: Ticks by safety status.
-        limits: Ticks by limit that intervened.
-        min_margin: Smallest safety margin, dimensionless; infinite without safety.
-        final_digest: Digest of the physics after the last tick, hexadecimal.
-        episode: Name of the recorded episode, empty if it was not recorded.
-    """
-
-    task: str
-    seed: int
-    instruction: str
-    policy: str
-    success: bool
-    reason: str
-    ticks: int
-    duration_s: float
-    chunks: int
-    rejections: Mapping[str, int]
-    safety_ticks: Mapping[str, int]
-    limits: Mapping[str, int]
-    min_margin: float
-    final_digest: str
-    episode: str
-
-
 @dataclass(slots=True)
 class Tally:
     """Counts what the outcome reports, and hands everything on to the log if there is one; a ``TickSink``."""
@@ -176,12 +138,12 @@ class Tally:
         if self.writer is not None:
             self.writer.record_observation(observation)
 
-    def finish(self, seed: int, policy: str, config: StackConfig, summary: RunSummary) -> EpisodeOutcome:
+    def finish(self, seed: int, policy: str, config: StackConfig, summary: RunSummary) -> EpisodeResult:
         """Close the log and sum up."""
         success = summary.reason is StopReason.SUCCESS
         if self.writer is not None:
             self.writer.close(Outcome(success, summary.reason.value))
-        return EpisodeOutcome(
+        return EpisodeResult(
             task=self.cell.instance.task_name,
             seed=seed,
             instruction=self.cell.instruction,
@@ -232,7 +194,7 @@ def run_episode(
     interrupt: InterruptSwitch | None = None,
     success_hold_s: float = SUCCESS_HOLD_S,
     loop: ControlLoop | None = None,
-) -> EpisodeOutcome:
+) -> EpisodeResult:
     """Run one episode until success, the task's time limit or an interrupt, and close its log.
 
     Args:

@@ -13,21 +13,21 @@ import zarr
 
 from episodes.reader import open_episode
 from episodes.replay import Refusal, replay
-from episodes.results import result_of
+from episodes.results import EpisodeResult, result_of
 from episodes.verification import verify
 from sim.assembly import default_config, rebuild_for_replay
-from sim.rollout import EpisodeOutcome, ExpertSource, run_episode
+from sim.rollout import ExpertSource, run_episode
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EpisodeOutcome]:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EpisodeResult]:
     folder = tmp_path_factory.mktemp("stack")
     outcome = run_episode("press_button", 3, ExpertSource(), replace(default_config(), cameras={}), out_dir=folder)
     return folder / outcome.episode, outcome
 
 
 @pytest.fixture
-def path(recorded: tuple[Path, EpisodeOutcome], tmp_path: Path) -> Path:
+def path(recorded: tuple[Path, EpisodeResult], tmp_path: Path) -> Path:
     return Path(shutil.copytree(recorded[0], tmp_path / recorded[0].name))
 
 
@@ -46,7 +46,7 @@ def test_without_physics_it_re_executes_from_its_sensors(path: Path) -> None:
     assert result.identical
 
 
-def test_the_log_and_the_rollout_agree_on_the_result(recorded: tuple[Path, EpisodeOutcome]) -> None:
+def test_the_log_and_the_rollout_agree_on_the_result(recorded: tuple[Path, EpisodeResult]) -> None:
     path, outcome = recorded
     row = result_of(open_episode(path))
     for name in ("task", "seed", "instruction", "success", "reason", "ticks", "chunks", "rejections", "safety_ticks"):

@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import binomtest
 
 from episodes.reader import find_episodes
+from episodes.results import EpisodeResult, read_results
 from sim import evaluation
 from sim.assembly import default_config
 from sim.evaluation import (
@@ -21,11 +22,10 @@ from sim.evaluation import (
     EvaluationError,
     Recording,
     evaluate,
-    read_results,
     success_rate,
     summarize,
 )
-from sim.rollout import EpisodeOutcome, ExpertSource
+from sim.rollout import ExpertSource
 from sim.stack import StackConfig
 
 BLIND = replace(default_config(), cameras={})
@@ -50,9 +50,24 @@ def options(**changes) -> EvalOptions:
     return EvalOptions(**{**defaults, **changes})
 
 
-def outcome(task: str, seed: int, success: bool) -> EpisodeOutcome:
+def outcome(task: str, seed: int, success: bool) -> EpisodeResult:
     reason = "success" if success else "time_limit"
-    return EpisodeOutcome(task, seed, "do", "p", success, reason, 10, 0.05, 1, {}, {}, {}, 0.1, "00", "")
+    return EpisodeResult(
+        task=task,
+        seed=seed,
+        instruction="do",
+        policy="p",
+        success=success,
+        reason=reason,
+        ticks=10,
+        duration_s=0.05,
+        chunks=1,
+        rejections={},
+        safety_ticks={},
+        limits={},
+        min_margin=0.1,
+        final_digest="00",
+    )
 
 
 @pytest.mark.slow
@@ -91,7 +106,8 @@ def test_summary_sorts_by_task_then_seed() -> None:
 
 def test_results_survive_the_file(tmp_path: Path) -> None:
     summary = evaluate(options(workers=0, out_dir=tmp_path, tasks=("reach",)), show_progress=False)
-    assert read_results(tmp_path / "results.jsonl") == summary.outcomes
+    recorded = read_results(tmp_path / "results.jsonl")
+    assert recorded == sorted(summary.outcomes, key=lambda o: (o.task, o.seed))
     assert StackConfig.from_json(json.loads((tmp_path / "summary.json").read_text())["stack"]) == BLIND
     with pytest.raises(FileExistsError, match="another folder"):
         evaluate(options(workers=0, out_dir=tmp_path), show_progress=False)
@@ -103,7 +119,7 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
 def test_only_failures_are_kept_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = evaluation.run_episode
 
-    def second_fails(task: str, seed: int, *args, **kwargs) -> EpisodeOutcome:
+    def second_fails(task: str, seed: int, *args, **kwargs) -> EpisodeResult:
         result = real(task, seed, *args, **kwargs)
         return replace(result, success=False) if seed % 2 else result
 
@@ -118,7 +134,7 @@ def test_interrupt_keeps_the_finished_episodes(tmp_path: Path) -> None:
     seen: list[str] = []
     real = evaluation.run_episode
 
-    def interrupted_after_one(*args, **kwargs) -> EpisodeOutcome:
+    def interrupted_after_one(*args, **kwargs) -> EpisodeResult:
         if seen:
             os.kill(os.getpid(), signal.SIGINT)
         seen.append("episode")
