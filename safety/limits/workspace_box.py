@@ -88,9 +88,12 @@ class WorkspaceBoxLimit:
         outward = np.maximum(np.maximum(first - tangent, last - tangent), 0.0)
         inward = np.maximum(np.maximum(tangent - first, tangent - last), 0.0)
         bend = np.concatenate((outward, inward)) + rest
-        standoff = self.standoff if motion.gentle else 0.0
-        free = np.maximum(np.concatenate((above, below)) - standoff, 0.0)
-        return free, np.concatenate((rate, -rate)), np.maximum(bend - standoff, 0.0)
+        rates = np.concatenate((rate, -rate))
+        free = np.maximum(np.concatenate((above, below)), 0.0)
+        if not motion.gentle:
+            return free, rates, bend
+        # Of the standoff, only what is left of it may be used for bending.
+        return np.maximum(free - self.standoff, 0.0), rates, np.maximum(bend - np.minimum(free, self.standoff), 0.0)
 
     def _ends(self, motion: Motion) -> tuple[FloatArray, float]:
         """Where points would end on the tangent, on the curvature of the start, and on that of the end (9 k,) m.

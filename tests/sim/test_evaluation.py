@@ -112,7 +112,7 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="another folder"):
         evaluate(options(workers=0, out_dir=tmp_path), show_progress=False)
     (tmp_path / "results.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"results.jsonl:1: expected the outcome"):
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1: expected the result"):
         read_results(tmp_path / "results.jsonl")
 
 
