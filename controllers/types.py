@@ -176,6 +176,14 @@ class ActionSpec:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def __eq__(self, other: object) -> bool:
+        """Equal when the contracts are the same."""
+        return isinstance(other, ActionSpec) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        """Consistent with equality."""
+        return int(self.hash, 16)
+
     @staticmethod
     def from_json(data: Mapping[str, object]) -> ActionSpec:
         """Rebuild a spec from :meth:`to_json`."""

@@ -131,9 +131,8 @@ def stoppable_share(first: float, second: float, distance: float) -> float:
     Returns:
         A share in [0, inf].
     """
+    bending = max(second, 0.0)
+    root = math.hypot(first, 2.0 * math.sqrt(bending) * math.sqrt(distance))
     if first < 0.0:  # two forms of one root: each avoids the cancellation of the other
-        return (
-            (math.sqrt(first * first + 4.0 * second * distance) - first) / (2.0 * second) if second > 0.0 else math.inf
-        )
-    bottom = first + math.sqrt(first * first + 4.0 * max(second, 0.0) * distance)
-    return 2.0 * distance / bottom if bottom > 0.0 else math.inf
+        return (root - first) / (2.0 * bending) if bending > 0.0 else math.inf
+    return 2.0 * distance / (first + root) if first + root > 0.0 else math.inf

@@ -139,6 +139,28 @@ def test_pressing_on_a_wall_comes_to_rest_and_leaving_it_is_free(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ROBOTS)
+@pytest.mark.parametrize("mode", MODES)
+def test_distracting_one_joint_does_not_carry_another_past_its_limit(name: str, mode: CommandMode) -> None:
+    """The wrist is thrown to and fro; following that, the arm has no acceleration left to slow its last joint down."""
+    check = inspector(name)
+    q = np.array(Arm.at(name, mode).q)
+    q[-1] = check.upper[-1] - 0.6
+    arm = Arm.at(name, mode, q)
+    stopped = 0
+    for tick in range(400):
+        velocity = np.zeros_like(arm.q)
+        velocity[-1] = min(tick * 0.05, 1.2)
+        if tick > 40:
+            velocity[-2] = 2.0 if tick % 2 else -2.0
+        q, qd = arm.q, arm.qd
+        result = arm.step(velocity if mode is CommandMode.VELOCITY else q + velocity * DT)
+        check.check_step(q, arm.q, qd, DT)
+        stopped += "joint_position" in [reason.limit for reason in result.reasons]
+    assert stopped
+    assert arm.q[-1] > check.upper[-1] - 0.3
+
+
+@pytest.mark.parametrize("name", ROBOTS)
 def test_an_arm_found_outside_may_come_back_in(name: str) -> None:
     arm = Arm.at(name, CommandMode.POSITION)
     check = inspector(name)

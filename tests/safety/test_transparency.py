@@ -102,6 +102,22 @@ def test_too_fast_a_path_is_followed_exactly_but_slower(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ROBOTS)
+@pytest.mark.parametrize("mode", [CommandMode.POSITION, CommandMode.VELOCITY])
+def test_a_sharp_corner_is_rounded_without_stopping(name: str, mode: CommandMode) -> None:
+    arm = Arm.at(name, mode)
+    velocity = np.zeros_like(arm.q)
+    slowest = np.inf
+    for tick in range(120):
+        velocity[0] = min(0.05 * tick, 0.3)
+        velocity[2] = 0.3 if tick >= 60 else 0.0
+        arm.step(velocity if mode is CommandMode.VELOCITY else arm.q + velocity * DT)
+        if tick >= 60:
+            slowest = min(slowest, arm.qd[0])
+    assert slowest > 0.2  # braking until the new path can be joined would leave less than 0.15
+    np.testing.assert_allclose(arm.qd, velocity, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ROBOTS)
 def test_the_filter_has_no_memory_of_its_own(name: str) -> None:
     """The same memory and inputs give the same bits, whatever the instance did in between."""
     fresh = build_filter(robot(name), load_profile(f"{name}_tabletop"))

@@ -300,3 +300,12 @@ def test_no_successful_episode_is_an_error(tmp_path: Path) -> None:
     change_manifest(path, outcome={"success": False, "reason": "time_limit", "ticks": 1})
     with pytest.raises(ValueError, match="no episode to train on"):
         train(options(tmp_path / "episodes", tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_together(recorded: Path, tmp_path: Path) -> None:
+    summary = train(options(recorded, tmp_path / "run", processes=2))
+    assert summary.steps == 6
+    policy = CompactPolicy.load(summary.policy)
+    assert policy.spec == toy_spec()
+    assert not (tmp_path / "run" / "meeting").exists()
