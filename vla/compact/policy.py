@@ -99,6 +99,11 @@ class CompactPolicy:
         return self._files.vocabulary
 
     @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(tensor.numel() for tensor in self._files.weights.values())
+
+    @property
     def weights_hash(self) -> str:
         """SHA-256 of the weights file."""
         return self._files.weights_hash
