@@ -212,6 +212,22 @@ def test_the_margin_of_the_boxes_is_a_lower_bound_and_a_close_one(name: str, see
 
 
 @pytest.mark.parametrize("name", ROBOTS)
+@given(seed=seeds, size=st.sampled_from([0.5, 2.0, 4.0]))
+def test_points_stay_between_the_curves_that_enclose_them(name: str, seed: int, size: float) -> None:
+    limit, kinematics = limit_of(name, "workspace_box"), safety(name).kinematics
+    assert isinstance(limit, WorkspaceBoxLimit)
+    motion = case(name, seed, size, spread=2.0, rest=True).hard()
+    ends, rest = limit._ends(motion)
+    tangent, first, last = ends.reshape(3, -1)
+    start = motion.points.ravel()
+    way = motion.velocity * motion.reach_time
+    for x in np.linspace(0.02, 1.0, 30):
+        point = kinematics.points(motion.position + x * way).ravel()
+        bend = (point - start - x * (tangent - start)) / x**2
+        assert (np.abs(bend - (1 - x) * (first - tangent) - x * (last - tangent)) <= rest + 1e-10).all()
+
+
+@pytest.mark.parametrize("name", ROBOTS)
 def test_a_joint_found_outside_may_come_back_but_not_go_farther(name: str) -> None:
     limit = limit_of(name, "joint_position")
     assert isinstance(limit, JointPositionLimit)
