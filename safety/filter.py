@@ -51,7 +51,7 @@ class SafetyMemory:
         mode: Mode of the commands, None before the first valid one; it never changes after.
         position: (n,) rad, where the checked path stands: the applied position command, or the measured position.
         velocity: (n,) rad/s, applied on the last tick; the stored stop starts from here.
-        asked: (n,) rad, the last position that was asked for.
+        asked: (n,) rad, the last position that was asked for; the same object as ``position`` where that was applied.
         held: (n,) rad, what a hold in torque mode holds; None while moving.
         gripper_opening: Applied opening, m.
         supervision: What is latched.
@@ -266,8 +266,9 @@ class PathConsistentFilter:
         asked = memory.asked
         if tick.mode is CommandMode.POSITION:
             position = _frozen(verdict.command.values)
-            running = verdict.status in (SafetyStatus.RUN, SafetyStatus.LIMITING)
-            asked = _frozen(accepted.values) if running and accepted is not None else position
+            asked = position
+            if verdict.status is SafetyStatus.LIMITING and accepted is not None:
+                asked = _frozen(accepted.values)
         else:
             position = _frozen(tick.start + velocity * tick.dt)
         mode, stamp_ns, fresh_ns = memory.mode, memory.command_stamp_ns, memory.fresh_ns

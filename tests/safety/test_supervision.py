@@ -73,6 +73,15 @@ def test_a_reset_is_refused_while_the_arm_is_seen_moving_or_not_seen() -> None:
         assert "refused" in [reason.limit for reason in result.reasons]
 
 
+def test_a_reset_is_refused_while_the_stop_is_still_being_commanded() -> None:
+    arm = swinging()
+    go(arm, STOP)
+    assert arm.qd.any()
+    result = arm.step(arm.q, events=(RESET,), state=sensed(arm.q, np.zeros_like(arm.q), arm.now_ns))
+    assert result.status is SafetyStatus.EMERGENCY_STOP
+    assert "refused" in [reason.limit for reason in result.reasons]
+
+
 @pytest.mark.parametrize("events", [(STOP, RESET), (RESET, STOP)])
 def test_an_emergency_stop_wins_over_a_reset_in_the_same_tick(events: tuple[OperatorEvent, ...]) -> None:
     arm = Arm.at("panda", CommandMode.POSITION)
