@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 from vla.compact.config import CompactConfig
 from vla.training.dataset import PackedDataset
@@ -17,7 +18,7 @@ def write_card(summary: TrainSummary, options: TrainOptions, config: CompactConf
     episodes = Counter(entry.task for entry in data.episodes)
     tasks = "\n".join(f"| {task} | {episodes[task]} | {frames} |" for task, frames in sorted(data.tasks().items()))
     sources = "\n".join(
-        f"- `{source.path}`, weight {source.weight:g}, "
+        f"- `{Path(*source.path.parts[-2:])}`, weight {source.weight:g}, "
         f"{'successful episodes only' if source.successes_only else 'all episodes'}"
         for source in options.sources
     )
@@ -37,7 +38,7 @@ def write_card(summary: TrainSummary, options: TrainOptions, config: CompactConf
         "steps": summary.steps,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
-        "init_from": str(options.init_from) if options.init_from else None,
+        "init_from": options.init_from.name if options.init_from else None,
         "model": dict(options.model),
     }
     text = f"""# Compact vision-language-action policy
@@ -57,7 +58,7 @@ It knows only the scenes, words and robot of its training data; it is no judge o
 
 ## Training
 
-`vla.training.train.train`, one CPU thread, {summary.samples_per_second:.0f} samples/s, with
+`vla.training.train.train`, {options.processes} CPU process(es) of one thread, {summary.samples_per_second:.0f} samples/s, with
 
 ```json
 {json.dumps(settings, indent=2)}
