@@ -1,6 +1,7 @@
 """Settings that must hold before any test imports numpy, torch or MuJoCo."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ def _gl_backend() -> str:
 os.environ.setdefault("MUJOCO_GL", _gl_backend())
 # Two test processes share two cores: a second torch thread in each would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C need it back.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines, and no complaint about slow data: a busy machine is not a failing test.
 settings.register_profile("dev", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])

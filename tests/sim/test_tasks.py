@@ -39,7 +39,7 @@ def words(text: str) -> set[str]:
 
 def test_catalog_holds_twelve_tasks_and_names_the_nearest() -> None:
     assert len(task_names()) == 12
-    with pytest.raises(UnknownTaskError, match=r"did you mean 'open_drawer'\? \(known: reach, "):
+    with pytest.raises(UnknownTaskError, match=r"did you mean 'open_drawer'\? \(valid: reach, "):
         get_task("open_draw")
 
 
