@@ -58,7 +58,8 @@ It knows only the scenes, words and robot of its training data; it is no judge o
 
 ## Training
 
-`vla.training.train.train`, {options.processes} CPU process(es) of one thread, {summary.samples_per_second:.0f} samples/s, with
+`vla.training.train.train`, {options.processes} CPU process(es) of one thread,
+{summary.samples_per_second:.0f} samples/s, with
 
 ```json
 {json.dumps(settings, indent=2)}
