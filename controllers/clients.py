@@ -30,7 +30,8 @@ class InlinePolicyClient:
         started = time.monotonic_ns()
         chunk = replace(self._policy.infer(observation), chunk_id=self._next_id)
         self._next_id += 1
-        self._pending.append(ChunkArrival(chunk, time.monotonic_ns() - started))
+        took = time.monotonic_ns() - started
+        self._pending.append(ChunkArrival(chunk, took, chunk.observation_stamp_ns + self._latency_ns))
 
     def poll(self, now_ns: int) -> tuple[ChunkArrival, ...]:
         """Chunks whose latency has passed."""

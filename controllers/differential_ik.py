@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from controllers.kernel import ik
 from controllers.kinematics import ArmModel
-from controllers.redundancy import largest, saturate, spectrum
-from controllers.targets import desired_twist, discrete_gain, joint_target_position
+from controllers.redundancy import largest
+from controllers.robot.description import JointLimits
+from controllers.targets import (
+    POSE_FRAMES,
+    TWIST_FRAMES,
+    TargetError,
+    discrete_gain,
+    joint_target_position,
+    require_frame,
+)
 from controllers.types import (
     CommandMode,
     FloatArray,
@@ -73,7 +81,9 @@ class DifferentialIK:
 
     A secondary motion towards the home posture and away from joint limits runs in the null space of the Jacobian.
     A joint that would pass a joint limit is fixed at its bound and the others take over its share (see
-    :func:`saturate`). Last, all joints are slowed together to the velocity limits, which keeps the direction.
+    :func:`controllers.redundancy.saturate`). Last, all joints are slowed together to the velocity limits, which keeps
+    the direction. The step is one compiled call (:func:`controllers.kernel.ik.follow`) with kinematics of its own, so
+    that a tick does not depend on another library's sums. One instance serves one thread.
     """
 
     command_mode = CommandMode.POSITION
@@ -82,17 +92,18 @@ class DifferentialIK:
         """Prepare the constants of one arm."""
         self.arm = arm
         self.options = options or DifferentialIKOptions()
-        limits = arm.description.limits
+        limits, n = arm.description.limits, arm.n
         self._home = arm.description.home
         self._hard_lower, self._hard_upper = limits.position_lower, limits.position_upper
-        self._lower = limits.position_lower + self.options.limit_margin
-        self._upper = limits.position_upper - self.options.limit_margin
-        self._zone_lower = limits.position_lower + self.options.limit_zone
-        self._zone_upper = limits.position_upper - self.options.limit_zone
-        self._speed_reciprocal = 1.0 / (limits.velocity * self.options.velocity_fraction)
-        length = self.options.characteristic_length
-        self._row_scale = np.array([1.0, 1.0, 1.0, length, length, length])
-        self._row_scale_column = self._row_scale[:, None]
+        self._fastest = limits.velocity * self.options.velocity_fraction
+        self._tables = (*arm.screw_table(), _joints(limits, self._home, self.options), _settings(self.options))
+        self._scratch = (np.zeros((4, 7)), np.zeros((2, 6, 6)), np.zeros((2, 6, n)), np.zeros((4, n)))
+        self._q, self._velocity, self._asked = np.zeros(n), np.zeros(n), np.zeros(ik.ASKED_SIZE)
+        self._asked[ik.A_POSE + 3] = 1.0
+        self._asked_twist = self._asked[ik.A_TWIST : ik.A_TWIST + 6]
+        self._asked_position = self._asked[ik.A_POSE : ik.A_POSE + 3]
+        self._asked_quaternion = self._asked[ik.A_POSE + 3 : ik.A_POSE + 7]
+        self._rehearse()
 
     def update(self, state: RobotState, target: Target, previous: JointCommand, dt: float) -> JointCommand:
         """Joint position command that follows ``target`` for one control period; see :class:`Controller`.
@@ -101,7 +112,10 @@ class DifferentialIK:
             TargetError: Unknown frame, or wrong shape.
         """
         start = previous.values if previous.mode is CommandMode.POSITION else state.joint_position
-        values = start + self.joint_velocity(start, target, dt) * dt
+        if isinstance(target, JointTarget):
+            values = start + self._approach(start, target, dt) * dt
+        else:
+            values = self._follow(start, target, dt)
         values.flags.writeable = False
         return JointCommand(CommandMode.POSITION, values, target.gripper_opening, state.stamp_ns)
 
@@ -118,51 +132,66 @@ class DifferentialIK:
             TargetError: Unknown frame, or wrong shape.
         """
         if isinstance(target, JointTarget):
-            goal = joint_target_position(target, self.arm.n)
-            goal = np.minimum(np.maximum(goal, self._hard_lower), self._hard_upper)
-            return self._slowed((goal - q) * discrete_gain(self.options.joint_gain, dt))
-        return self._slowed(self._follow(q, target, dt))
+            return self._approach(q, target, dt)
+        self._follow(q, target, dt)
+        return self._velocity.copy()
+
+    def _approach(self, q: FloatArray, target: JointTarget, dt: float) -> FloatArray:
+        """Joint velocity (n,) rad/s towards a joint target, all joints slowed together to their limits."""
+        goal = joint_target_position(target, self.arm.n)
+        goal = np.minimum(np.maximum(goal, self._hard_lower), self._hard_upper)
+        velocity = (goal - q) * discrete_gain(self.options.joint_gain, dt)
+        return velocity / max(1.0, largest(velocity / self._fastest))
 
     def _follow(self, q: FloatArray, target: PoseTarget | TwistTarget, dt: float) -> FloatArray:
-        options = self.options
-        pose, jacobian = self.arm.kinematics(q)
-        twist = desired_twist(
-            target,
-            pose,
-            discrete_gain(options.gain, dt),
-            dt,
-            options.max_linear_speed,
-            options.max_angular_speed,
-        )
-        twist *= self._row_scale
-        jacobian *= self._row_scale_column
-        damping = options.damping**2 + options.step_damping * dt * math.sqrt(float(twist @ twist))
-        posture = self._posture_velocity(q)
+        """Command values (n,) rad that follow a Cartesian target; the velocity to them is left in ``_velocity``."""
+        kind = self._ask(target)
+        self._q[:] = q
+        values = np.empty_like(self._q)
+        ik.follow(*self._tables, kind, self._asked, self._q, dt, *self._scratch, self._velocity, values)
+        return values
 
-        def resolve(free: FloatArray, fixed: FloatArray) -> FloatArray:
-            rest = twist - jacobian @ fixed
-            return fixed + self._solve(jacobian * free, rest, posture * free, damping)
+    def _ask(self, target: PoseTarget | TwistTarget) -> int:
+        """Copy a target to where the kernel reads it; compiled code takes writable arrays only."""
+        if target.twist.shape != (6,):
+            raise TargetError(f"expected a twist of shape (6,), found {target.twist.shape}")
+        self._asked_twist[:] = target.twist
+        if isinstance(target, PoseTarget):
+            require_frame(target.frame, POSE_FRAMES, "pose target")
+            self._asked_position[:] = target.pose.position
+            self._asked_quaternion[:] = target.pose.quaternion
+            return ik.POSE
+        require_frame(target.frame, TWIST_FRAMES, "twist target")
+        return ik.TWIST if target.frame == "base" else ik.OWN_TWIST
 
-        limit_gain = discrete_gain(options.limit_gain, dt)
-        lower = (self._lower - q) * limit_gain
-        upper = (self._upper - q) * limit_gain
-        return saturate(resolve, self._solve(jacobian, twist, posture, damping), lower, upper)
+    def _rehearse(self) -> None:
+        """Compile, or load, the kernel before the first tick."""
+        still = TwistTarget(np.zeros(6), 0.0, "base")
+        self._follow(self._home, still, 0.005)
 
-    def _solve(self, jacobian: FloatArray, twist: FloatArray, posture: FloatArray, damping: float) -> FloatArray:
-        """Damped least-squares joint velocity (n,) for a twist, plus the null-space part of ``posture``."""
-        options = self.options
-        gram = spectrum(jacobian @ jacobian.T, options.singular_value**2)
-        task = gram.vectors.T @ twist * gram.damped_reciprocal(damping)
-        leak = gram.vectors.T @ (jacobian @ posture) * gram.damped_reciprocal(options.null_damping**2)
-        return posture + jacobian.T @ (gram.vectors @ (task - leak))
 
-    def _posture_velocity(self, q: FloatArray) -> FloatArray:
-        """Secondary joint velocity (n,) rad/s: towards home, and away from joint limits that are near."""
-        options = self.options
-        inward = np.minimum(np.maximum(q, self._zone_lower), self._zone_upper) - q
-        velocity = options.posture_gain * (self._home - q) + options.limit_gain * inward
-        return velocity / max(1.0, largest(velocity) / options.posture_speed)
+def _joints(limits: JointLimits, home: FloatArray, options: DifferentialIKOptions) -> FloatArray:
+    joints = np.empty((len(home), ik.JOINT_COLUMNS))
+    joints[:, ik.HOME] = home
+    joints[:, ik.LOWER] = limits.position_lower + options.limit_margin
+    joints[:, ik.UPPER] = limits.position_upper - options.limit_margin
+    joints[:, ik.ZONE_LOWER] = limits.position_lower + options.limit_zone
+    joints[:, ik.ZONE_UPPER] = limits.position_upper - options.limit_zone
+    joints[:, ik.FASTEST] = limits.velocity * options.velocity_fraction
+    return joints
 
-    def _slowed(self, qd: FloatArray) -> FloatArray:
-        """Slow all joints together until each keeps its velocity limit."""
-        return qd / max(1.0, largest(qd * self._speed_reciprocal))
+
+def _settings(options: DifferentialIKOptions) -> FloatArray:
+    settings = np.empty(ik.SETTINGS)
+    settings[ik.GAIN] = options.gain
+    settings[ik.MAX_LINEAR_SPEED] = options.max_linear_speed
+    settings[ik.MAX_ANGULAR_SPEED] = options.max_angular_speed
+    settings[ik.POSTURE_GAIN] = options.posture_gain
+    settings[ik.POSTURE_SPEED] = options.posture_speed
+    settings[ik.LIMIT_GAIN] = options.limit_gain
+    settings[ik.SINGULAR_VALUE] = options.singular_value
+    settings[ik.DAMPING] = options.damping
+    settings[ik.STEP_DAMPING] = options.step_damping
+    settings[ik.NULL_DAMPING] = options.null_damping
+    settings[ik.CHARACTERISTIC_LENGTH] = options.characteristic_length
+    return settings

@@ -9,13 +9,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Generic
 
+from controllers.lateness import DeadlineRecord, LatenessHistogram
 from controllers.loop import ControlLoop, LoopState
-from controllers.protocols import MemoryT, ObservationSource, PolicyClient, Robot, TickSink
-from controllers.types import OperatorEvent, Pose, RobotState, TickInputs, TickOutputs
+from controllers.protocols import LogHealth, MemoryT, ObservationSource, PolicyClient, PolicyHealth, Robot, TickSink
+from controllers.realtime import RealtimeGrants
+from controllers.types import OperatorEvent, Pose, RobotState, TickInputs, TickOutputs, TokenPrefix
 
 
 class StopReason(Enum):
@@ -71,16 +73,14 @@ class RunSummary(Generic[MemoryT]):
     Attributes:
         ticks: Ticks executed.
         reason: Why it ended.
-        lateness_ns: Start of each tick after its deadline (real time only).
-        missed: Deadlines skipped because a tick overran (real time only).
         final: The loop state after the last tick.
+        deadlines: How the deadlines were kept; None in lock-step, which has none.
     """
 
     ticks: int
     reason: StopReason
-    lateness_ns: tuple[int, ...]
-    missed: int
     final: LoopState[MemoryT]
+    deadlines: DeadlineRecord | None = None
 
 
 def run_lockstep(
@@ -117,6 +117,8 @@ def run_lockstep(
     for tick in range(max_ticks):
         if wanted:
             observation = source.observe(state, loop.commanded_pose(loop_state, state))
+            prefix = loop.prefix(loop_state)
+            observation = observation if prefix is None else replace(observation, prefix=prefix)
             sink.record_observation(observation)
             client.request(observation)
         pressed, last = interrupt.step()
@@ -128,9 +130,10 @@ def run_lockstep(
             events=(*events(tick), *pressed),
         )
         digest = robot.physics_digest()
+        sink.offer_memory(tick, loop_state)
         loop_state, outputs = loop.tick(loop_state, inputs)
         robot.write(outputs.safety.command)
-        sink.record_tick(inputs, outputs, digest)
+        sink.record_tick(inputs, outputs, digest, state.stamp_ns, state.stamp_ns)  # virtual time stood still
         wanted = outputs.request_inference
         if last:
             reason = StopReason.INTERRUPTED
@@ -140,10 +143,92 @@ def run_lockstep(
             reason = ended
             break
         state = robot.read()
-    return RunSummary(tick + 1, reason, (), 0, loop_state)
+    return RunSummary(tick + 1, reason, loop_state)
 
 
-CaptureRequest = Callable[[RobotState, Pose], None]
+CaptureRequest = Callable[[RobotState, Pose, TokenPrefix | None], None]
+
+
+@dataclass(frozen=True)
+class OverrunPolicy:
+    """What happens when ticks take longer than the period. Deadlines that pass meanwhile are skipped and counted."""
+
+    hold_after: int = 20
+    """Make the arm hold once this many ticks of the last second overran; 0 never does."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative number.
+
+        Raises:
+            ValueError: It is negative.
+        """
+        if self.hold_after < 0:
+            raise ValueError(f"expected hold_after of 0 (never) or more ticks, found {self.hold_after}")
+
+
+class LogFailure(Enum):
+    """What the arm does while its log cannot be written. Ticks wait in memory meanwhile, whatever it does."""
+
+    CONTINUE = "continue"
+    HOLD = "hold"
+
+
+class OverrunWatch:
+    """Says when the loop is too slow to move the arm: many overruns in the last second; until a second without one.
+
+    Attributes:
+        overruns: Ticks that overran.
+        holds: Times that it began to hold.
+        holding: The arm should hold.
+    """
+
+    def __init__(self, policy: OverrunPolicy, rate_hz: int) -> None:
+        """Watch a loop of ``rate_hz`` ticks per second."""
+        self._limit = policy.hold_after
+        self._window = bytearray(rate_hz)
+        self._next = self._recent = 0
+        self.overruns = self.holds = 0
+        self.holding = False
+
+    def step(self, overran: bool) -> None:
+        """Take note of one tick."""
+        self._recent += overran - self._window[self._next]
+        self._window[self._next] = overran
+        self._next = (self._next + 1) % len(self._window)
+        self.overruns += overran
+        if self.holding:
+            self.holding = self._recent > 0
+        elif self._limit and self._recent >= self._limit:
+            self.holding = True
+            self.holds += 1
+
+
+class HoldEvents:
+    """Turns a wish to hold into operator events, and never releases a hold that an operator asked for."""
+
+    def __init__(self) -> None:
+        """Nobody holds."""
+        self._ours = self._operators = False
+
+    def step(self, wanted: bool, others: tuple[OperatorEvent, ...]) -> tuple[OperatorEvent, ...]:
+        """Our events for this tick.
+
+        Args:
+            wanted: The arm should hold.
+            others: The operator's events of this tick.
+        """
+        for event in others:
+            if event is OperatorEvent.HOLD:
+                self._operators = True
+            elif event is OperatorEvent.RESUME:
+                self._operators = False
+                self._ours = False  # it ends our hold too: ask for it again
+        if wanted == self._ours:
+            return ()
+        self._ours = wanted
+        if wanted:
+            return (OperatorEvent.HOLD,)
+        return () if self._operators else (OperatorEvent.RESUME,)
 
 
 def run_realtime(
@@ -159,10 +244,18 @@ def run_realtime(
     events: EventSource = no_events,
     interrupt: InterruptSwitch | None = None,
     sleep_until: Callable[[int], None] | None = None,
+    overruns: OverrunPolicy | None = None,
+    health: PolicyHealth | None = None,
+    log: LogHealth | None = None,
+    log_failure: LogFailure = LogFailure.CONTINUE,
+    grants: RealtimeGrants | None = None,
 ) -> RunSummary[MemoryT]:
     """Run an episode against absolute deadlines on a monotonic clock.
 
     A tick that overruns does not shift the deadlines after it; deadlines that have passed are skipped and counted.
+    While the policy is gone, while too many ticks overrun, or while the log cannot be written and ``log_failure`` says
+    so, the arm is told to hold: through operator events, so that the episode says so and replays. Run it inside
+    :func:`controllers.realtime.realtime` for real-time priority.
 
     Args:
         loop: The tick.
@@ -176,15 +269,21 @@ def run_realtime(
         events: Operator events by tick.
         interrupt: Pressed by Ctrl-C.
         sleep_until: Sleeps until a time of ``clock``; default sleeps, then spins for the last 0.2 ms.
+        overruns: When to hold because of them; default :class:`OverrunPolicy`.
+        health: Whether the policy lives.
+        log: Whether the log can be written.
+        log_failure: Whether the arm holds while it cannot.
+        grants: What the system permitted, for the record.
     """
     interrupt = interrupt or InterruptSwitch()
-    wait = sleep_until or _sleeper(clock)
+    wait = sleep_until or sleeper(clock)
+    watch = OverrunWatch(overruns or OverrunPolicy(), loop.rate_hz)
+    holder = HoldEvents()
+    lateness = LatenessHistogram()
     loop_state: LoopState[MemoryT] | None = None
     wanted = True
     reason = StopReason.TIME_LIMIT
-    lateness: list[int] = []
     missed = 0
-    tick = 0
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -192,19 +291,28 @@ def run_realtime(
         deadline = clock()
         for tick in range(max_ticks):
             wait(deadline)
-            now = clock()
-            lateness.append(now - deadline)
+            lateness.add(clock() - deadline)
             state = robot.read()
+            now = clock()  # after the reading: a robot in another thread may have stamped it since this one woke
             if loop_state is None:
                 loop_state = loop.initial(state)  # from the first logged reading, so that replay starts there too
             if wanted:
-                capture(state, loop.commanded_pose(loop_state, state))
+                capture(state, loop.commanded_pose(loop_state, state), loop.prefix(loop_state))
             pressed, last = interrupt.step()
-            inputs = TickInputs(tick, now, state, client.poll(now), (*events(tick), *pressed))
+            arrivals = client.poll(now)
+            operator = (*events(tick), *pressed)
+            gone = health is not None and not health.alive
+            unlogged = log is not None and log_failure is LogFailure.HOLD and log.trouble != ""
+            operator += holder.step(gone or unlogged or watch.holding, operator)
+            if health is not None and health.heard():
+                operator += (OperatorEvent.POLICY_HEARTBEAT,)
+            inputs = TickInputs(tick, now, state, arrivals, operator)
             digest = robot.physics_digest()
+            sink.offer_memory(tick, loop_state)
             loop_state, outputs = loop.tick(loop_state, inputs)
+            sent = clock()
             robot.write(outputs.safety.command)
-            sink.record_tick(inputs, outputs, digest)
+            sink.record_tick(inputs, outputs, digest, sent, clock())
             wanted = outputs.request_inference
             if last:
                 reason = StopReason.INTERRUPTED
@@ -215,18 +323,29 @@ def run_realtime(
                 break
             deadline += loop.period_ns
             behind = clock() - deadline
-            if behind > 0:
-                skipped = behind // loop.period_ns
-                missed += skipped
-                deadline += skipped * loop.period_ns
+            skipped = behind // loop.period_ns if behind > 0 else 0
+            missed += skipped
+            deadline += skipped * loop.period_ns
+            watch.step(behind > 0)
     finally:
         gc.enable()
         gc.unfreeze()
     assert loop_state is not None
-    return RunSummary(tick + 1, reason, tuple(lateness), missed, loop_state)
+    record = DeadlineRecord.of(
+        lateness,
+        rate_hz=loop.rate_hz,
+        realtime_priority=grants is not None and grants.fifo,
+        memory_locked=grants is not None and grants.locked,
+        overruns=watch.overruns,
+        missed=missed,
+        holds=watch.holds,
+    )
+    return RunSummary(lateness.count, reason, loop_state, record)
 
 
-def _sleeper(clock: Callable[[], int], spin_ns: int = 200_000) -> Callable[[int], None]:
+def sleeper(clock: Callable[[], int], spin_ns: int = 200_000) -> Callable[[int], None]:
+    """Sleeps until a time of ``clock``, ns; awake for the last ``spin_ns``."""
+
     def sleep_until(deadline_ns: int) -> None:
         remaining = deadline_ns - clock()
         if remaining > spin_ns:

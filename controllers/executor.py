@@ -1,26 +1,28 @@
 """The chunk executor: tokens in, targets out, fail-closed.
 
-It plays the newest admissible chunk on its own clock, which the safety filter may slow down, and asks for the next
-chunk when the execution horizon is used up. A chunk that is malformed in any way is refused with a typed reason and
-the arm comes to rest; nothing is ever clipped into a motion.
+It plays admissible chunks on its own clock, which the safety filter may slow down, and asks for the next chunk when the
+execution horizon is used up, when the arm cannot follow, or when safety slows it down much. How an answer is joined to
+what is being played is the chunk strategy's part (:mod:`controllers.strategies`). A chunk that is malformed in any way
+is refused with a typed reason and the arm comes to rest; nothing is ever clipped into a motion.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import cast
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-
+from controllers.admission import decode_chunk, observed_mark
+from controllers.chunking import ChunkingOptions, estimated_delay, remember_delay
+from controllers.plan import ROW_EPSILON, PathBuilder, Plan, ReferenceMark, Request, waypoint
 from controllers.protocols import ActionDecodeError, ActionDecoder
-from controllers.reference import Reference, TrackerOptions, at_rest, limit_lead, resting_point, track
+from controllers.reference import Reference, TrackerOptions, at_rest, limit_lead, rehearse, resting_point, track
+from controllers.strategies import Arrival, make_strategy
 from controllers.types import (
     NANOSECONDS,
-    ActionChunk,
-    ActionSpace,
+    ChunkArrival,
     ExecutorReport,
     ExecutorStatus,
-    FloatArray,
     JointTarget,
     OperatorEvent,
     Pose,
@@ -32,12 +34,17 @@ from controllers.types import (
     SafetyStatus,
     Target,
     TickInputs,
+    TokenPrefix,
     frozen_array,
 )
-from controllers.waypoints import PathPoint, WaypointPath, sample, waypoints_from_actions
+from controllers.waypoints import PathPoint, sample, slowed
 
 _STOPPED = (SafetyStatus.PROTECTIVE_STOP, SafetyStatus.EMERGENCY_STOP)
-_PHASE_EPSILON = 1e-6  # rows; the clock is a sum of many small floats
+_RESERVE_ROWS = 2.0  # rows that a request cycle leaves unplayed, so that a late answer need not stop the arm
+_SLOW_DOWN_ROWS = 1.5  # the clock slows down over these last rows of a plan, and stands at its end
+_PACE_RATE = 2.0  # largest change of the pace, 1/s
+_RETRY_DELAYS = 3.0  # ask again after this many expected delays without an answer
+_RETRY_NS = NANOSECONDS // 5  # but not before this
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,51 +68,70 @@ class ExecutorOptions:
     max_lead_rad: float = 0.4
 
 
-@dataclass(frozen=True, slots=True)
-class ReferenceMark:
-    """Where the reference was when a state was sensed: the anchor for a chunk inferred from that moment."""
-
-    stamp_ns: int
-    clock_s: float
-    reference: Reference
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorState:
+class ExecutorState(NamedTuple):
     """The executor's whole memory.
 
     Attributes:
         reference: The smooth setpoint.
         gripper_opening: Commanded opening, m.
-        clock_s: The executor's own time; runs at the safety filter's speed scale.
-        path: Chunk being played, None while holding.
-        chunk_id: Its id, -1 for none.
-        path_start_s: Value of the clock at the chunk's observation.
-        rest: Where to hold while there is no path.
+        clock_s: The executor's own time; runs at the safety filter's speed scale times the pace.
+        plan: What is being played, None while holding.
+        rest: Where to hold while there is no plan.
         history: Marks of the last ticks, oldest first.
         newest_stamp_ns: Observation stamp of the newest accepted chunk.
         requested_ns: When the outstanding request was made, -1 for none.
+        request: What was asked for then, None when it has been answered.
+        delays: The last delays from observation to arrival, ticks.
+        pace: Rate of the clock that the delay allows, in (0, 1].
         holding: Told to hold by an operator.
     """
 
     reference: Reference
     gripper_opening: float
     clock_s: float
-    path: WaypointPath | None
-    chunk_id: int
-    path_start_s: float
+    plan: Plan | None
     rest: PathPoint
     history: tuple[ReferenceMark, ...]
     newest_stamp_ns: int
     requested_ns: int
+    request: Request | None
+    delays: tuple[int, ...]
+    pace: float
     holding: bool
+
+    @property
+    def chunk_id(self) -> int:
+        """Newest chunk of what is being played, -1 for none."""
+        return -1 if self.plan is None else self.plan.chunk_id
+
+    def essential(self) -> ExecutorState:
+        """The same memory for writing down: marks that no chunk can be anchored at any more share one reference.
+
+        A chunk must be newer than the newest that was accepted, so the last mark before that one's observation is the
+        oldest that can be asked for; of older ones only the stamps still count. Every tick goes on from it as from
+        the memory itself.
+        """
+        marks = self.history
+        oldest = len(marks) - 1
+        while oldest > 0 and marks[oldest].stamp_ns > self.newest_stamp_ns:
+            oldest -= 1
+        if oldest <= 0:
+            return self
+        shared = marks[oldest].reference
+        history = [ReferenceMark(mark.stamp_ns, 0.0, shared) for mark in marks[:oldest]]
+        return self._replace(history=(*history, *marks[oldest:]))
 
 
 class ChunkExecutor:
     """Plays action chunks as targets. Holds no memory of its own: see :class:`ExecutorState`."""
 
     def __init__(
-        self, decoder: ActionDecoder, gripper_open_m: float, control_rate_hz: int, options: ExecutorOptions
+        self,
+        decoder: ActionDecoder,
+        gripper_open_m: float,
+        control_rate_hz: int,
+        options: ExecutorOptions,
+        chunking: ChunkingOptions | None = None,
     ) -> None:
         """Check that the rates fit.
 
@@ -114,6 +140,7 @@ class ChunkExecutor:
             gripper_open_m: Opening that corresponds to a gripper action of 1.
             control_rate_hz: Ticks per second.
             options: How to play.
+            chunking: How to go from chunk to chunk; default :class:`ChunkingOptions`.
 
         Raises:
             ValueError: The control rate is no multiple of the action rate, or the horizons do not fit.
@@ -131,12 +158,20 @@ class ChunkExecutor:
             )
         self.decoder = decoder
         self.options = options
-        self._spec_hash = spec.hash
-        self._gripper_open_m = gripper_open_m
-        self._joint_space = spec.space is ActionSpace.JOINT_POSITION
+        self.chunking = chunking or ChunkingOptions()
+        self._builder = PathBuilder(spec, gripper_open_m)
+        self.strategy = make_strategy(self.chunking, self._builder, options.execution_horizon)
+        self._joint_space = self._builder.joint_space
         self._max_age_ns = round(options.max_chunk_age_s * NANOSECONDS)
         self._request_timeout_ns = round(options.request_timeout_s * NANOSECONDS)
         self._history_length = 1 + round(options.max_chunk_age_s * control_rate_hz)
+        self._period_ns = NANOSECONDS // control_rate_hz
+        self._rows_per_tick = spec.rate_hz / control_rate_hz
+        self._max_delay_rows = self.chunking.max_delay_rows or max(0.5 * (spec.horizon - _RESERVE_ROWS), 0.5)
+        self._pace_step = _PACE_RATE / control_rate_hz
+        self._replan_cosine = 1.0 - 0.125 * self.chunking.replan_error_rad**2
+        self._replan_error_m2 = self.chunking.replan_error_m**2
+        rehearse(options.tracker)
 
     def initial(self, state: RobotState) -> ExecutorState:
         """Stand where the robot stands."""
@@ -145,13 +180,14 @@ class ChunkExecutor:
             reference=reference,
             gripper_opening=state.gripper_opening,
             clock_s=0.0,
-            path=None,
-            chunk_id=-1,
-            path_start_s=0.0,
+            plan=None,
             rest=resting_point(reference, self.options.tracker),
             history=(),
             newest_stamp_ns=-1,
-            requested_ns=-1,
+            requested_ns=state.stamp_ns,  # drivers ask before the first tick
+            request=Request(-1, None),
+            delays=(),
+            pace=1.0,
             holding=False,
         )
 
@@ -172,36 +208,59 @@ class ChunkExecutor:
         memory = self._obey(memory, inputs, feedback)
         mark = ReferenceMark(inputs.state.stamp_ns, memory.clock_s, memory.reference)
         history = (*memory.history[1 - self._history_length :], mark)
+        asked = memory.request
+        if asked is not None and asked.stamp_ns < 0:  # its observation is taken before this tick
+            asked = Request(asked.row, asked.prefix, inputs.state.stamp_ns)
         rejections: tuple[Rejection, ...] = ()
         accepted: tuple[int, ...] = ()
         if inputs.arrivals:
-            memory, rejections, accepted = self._admit_all(replace(memory, history=history), inputs)
+            memory = memory._replace(history=history, request=asked)
+            memory, rejections, accepted = self._admit_all(memory, inputs)
+            asked = memory.request
 
         scale = 1.0 if feedback is None else feedback.speed_scale
-        clock = memory.clock_s + dt * scale
-        reference, gripper, phase = self._advance(memory, inputs.state, clock, dt * scale)
-        stopped = feedback is not None and feedback.status in _STOPPED
-        request = self._wants_chunk(memory, phase, inputs.now_ns) and not stopped
-        # Spelled out, because dataclasses.replace costs several microseconds at each tick.
+        pace = self._paced(memory) if self.strategy.keeps_rows else 1.0
+        clock, reference, gripper, phase = self._advance(memory, inputs.state, dt * scale, pace)
+        wanted = self._wants_chunk(memory, reference, phase, inputs, scale, pace)
+        request = wanted and not (feedback is not None and feedback.status in _STOPPED)
+        if request:
+            delay_rows = estimated_delay(memory.delays, self.chunking.delay) * self._rows_per_tick * pace
+            asked = self.strategy.request(memory.plan, phase, delay_rows)
+        # Spelled out, because _replace costs a microsecond at each tick.
         memory = ExecutorState(
             reference=reference,
             gripper_opening=gripper,
             clock_s=clock,
-            path=memory.path,
-            chunk_id=memory.chunk_id,
-            path_start_s=memory.path_start_s,
+            plan=memory.plan,
             rest=memory.rest,
             history=history,
             newest_stamp_ns=memory.newest_stamp_ns,
             requested_ns=inputs.now_ns if request else memory.requested_ns,
+            request=asked,
+            delays=memory.delays,
+            pace=pace,
             holding=memory.holding,
         )
         report = ExecutorReport(self._status(memory, phase), memory.chunk_id, phase, rejections, accepted)
         return memory, self._target(memory), report, request
 
     def commanded_pose(self, memory: ExecutorState, state: RobotState) -> Pose:
-        """The reference as a pose in the base frame; joint references are reported as the sensed pose."""
-        return state.ee_pose if self._joint_space else memory.reference.pose()
+        """Where the next chunk's deltas start, in the base frame.
+
+        It is the reference; for a request that keeps its place in rows, the waypoint of that row; the sensed pose for
+        joint actions.
+        """
+        if self._joint_space:
+            return state.ee_pose
+        request, plan = memory.request, memory.plan
+        if request is not None and plan is not None and request.stamp_ns < 0 and request.row >= plan.first_row:
+            return waypoint(plan.path, request.row - plan.first_row, state)
+        return memory.reference.pose()
+
+    def prefix(self, memory: ExecutorState) -> TokenPrefix | None:
+        """Rows that the chunk to be asked for next must begin with; None for none."""
+        request = memory.request
+        return None if request is None or request.stamp_ns >= 0 else request.prefix
 
     # -------------------------------------------------------------------------------- operator, safety
 
@@ -209,18 +268,17 @@ class ChunkExecutor:
         """Apply operator events, and follow the robot while safety keeps it stopped."""
         for event in inputs.events:
             if event is OperatorEvent.HOLD:
-                memory = replace(self._come_to_rest(memory), holding=True)
+                memory = self._come_to_rest(memory)._replace(holding=True)
             elif event is OperatorEvent.RESUME:
-                memory = replace(memory, holding=False, requested_ns=-1)
+                memory = memory._replace(holding=False, requested_ns=-1, request=None)
         if feedback is None or feedback.status in (SafetyStatus.RUN, SafetyStatus.LIMITING, SafetyStatus.OFF):
             return memory
         # The arm is not where the reference is: start again from where it stands, so that nothing jumps.
         reference = self._reference_at(inputs.state)
-        return self._come_to_rest(replace(memory, reference=reference))
+        return self._come_to_rest(memory._replace(reference=reference))
 
     def _come_to_rest(self, memory: ExecutorState) -> ExecutorState:
-        rest = resting_point(memory.reference, self.options.tracker)
-        return replace(memory, path=None, chunk_id=-1, rest=rest)
+        return memory._replace(plan=None, rest=resting_point(memory.reference, self.options.tracker))
 
     def _reference_at(self, state: RobotState) -> Reference:
         position = state.joint_position if self._joint_space else state.ee_pose.position
@@ -235,114 +293,130 @@ class ChunkExecutor:
         accepted: list[int] = []
         for arrival in inputs.arrivals:
             chunk = arrival.chunk
-            memory = replace(memory, requested_ns=-1)
             try:
-                if memory.holding:
-                    raise ActionDecodeError(RejectionReason.STALE, "the executor was told to hold")
-                mark = self._anchor(memory, chunk, inputs.now_ns)
-                actions = self._decode(chunk)
+                memory = self._admit(memory, arrival, inputs)
             except ActionDecodeError as error:
                 rejections.append(Rejection(chunk.chunk_id, error.reason, str(error)))
+                memory = memory._replace(requested_ns=-1)
                 # A late duplicate does not make the chunk that is playing any worse; all else brings us to rest.
                 if error.reason is not RejectionReason.OUT_OF_ORDER:
                     memory = self._come_to_rest(memory)
                 continue
             accepted.append(chunk.chunk_id)
-            memory = replace(
-                memory,
-                path=self._path(actions, mark, inputs.state),
-                chunk_id=chunk.chunk_id,
-                path_start_s=mark.clock_s,
-                newest_stamp_ns=chunk.observation_stamp_ns,
-            )
         return memory, tuple(rejections), tuple(accepted)
 
-    def _anchor(self, memory: ExecutorState, chunk: ActionChunk, now_ns: int) -> ReferenceMark:
-        """Find where the reference was at the chunk's observation."""
-        stamp = cast(object, chunk.observation_stamp_ns)
-        if not isinstance(stamp, int):
-            raise ActionDecodeError(
-                RejectionReason.WRONG_TYPE,
-                f"expected an integer observation stamp, found {type(stamp).__name__}",
-            )
-        if stamp > now_ns:
-            raise ActionDecodeError(
-                RejectionReason.FUTURE_STAMP, f"observation stamp {stamp} ns is after now, {now_ns} ns"
-            )
-        oldest = memory.history[0].stamp_ns
-        if now_ns - stamp > self._max_age_ns or stamp < oldest:
-            raise ActionDecodeError(
-                RejectionReason.STALE,
-                f"observation is {(now_ns - stamp) / 1e6:.0f} ms old, allowed {self._max_age_ns / 1e6:.0f} ms",
-            )
-        if stamp <= memory.newest_stamp_ns:
-            raise ActionDecodeError(
-                RejectionReason.OUT_OF_ORDER,
-                f"observation stamp {stamp} ns is not newer than that of the last chunk, {memory.newest_stamp_ns} ns",
-            )
-        for mark in reversed(memory.history):
-            if mark.stamp_ns <= stamp:
-                return mark
-        return memory.history[0]
-
-    def _decode(self, chunk: ActionChunk) -> FloatArray:
-        if chunk.tokenizer_id != self.decoder.tokenizer_id:
-            raise ActionDecodeError(
-                RejectionReason.UNKNOWN_TOKENIZER,
-                f"expected tokenizer {self.decoder.tokenizer_id!r}, found {chunk.tokenizer_id!r}",
-            )
-        if chunk.spec_hash != self._spec_hash:
-            raise ActionDecodeError(
-                RejectionReason.SPEC_MISMATCH,
-                f"expected action spec {self._spec_hash!r}, found {chunk.spec_hash!r}: the policy was built for "
-                "other actions, statistics or rates",
-            )
-        return self.decoder.decode(chunk.tokens)
-
-    def _path(self, actions: FloatArray, mark: ReferenceMark, state: RobotState) -> WaypointPath:
-        reference = mark.reference
-        if self._joint_space:
-            joints = frozen_array(reference.position)
-            return waypoints_from_actions(actions, self.decoder.spec, state.ee_pose, joints, self._gripper_open_m)
-        return waypoints_from_actions(
-            actions, self.decoder.spec, reference.pose(), state.joint_position, self._gripper_open_m
+    def _admit(self, memory: ExecutorState, arrival: ChunkArrival, inputs: TickInputs) -> ExecutorState:
+        chunk, now_ns = arrival.chunk, inputs.now_ns
+        if memory.holding:
+            raise ActionDecodeError(RejectionReason.STALE, "the executor was told to hold")
+        mark = observed_mark(chunk, memory.history, memory.newest_stamp_ns, now_ns, self._max_age_ns)
+        actions = decode_chunk(chunk, self.decoder)
+        request = memory.request
+        if request is not None and request.stamp_ns != chunk.observation_stamp_ns:
+            request = None
+        asked = Arrival(chunk, actions, mark, memory.history[-1], inputs.state, request)
+        plan = self.strategy.join(memory.plan, asked)
+        ticks = (now_ns - chunk.observation_stamp_ns + self._period_ns // 2) // self._period_ns
+        delays = remember_delay(memory.delays, ticks, self.chunking.delay)
+        return memory._replace(
+            plan=plan,
+            newest_stamp_ns=chunk.observation_stamp_ns,
+            requested_ns=-1,
+            request=None,
+            delays=delays,
+            pace=self._affordable_pace(delays) if memory.plan is None else memory.pace,
         )
 
     # ------------------------------------------------------------------------------------------ motion
 
+    def pace_for(self, delay_ticks: int) -> float:
+        """Rate of the clock, in (0, 1], once every answer takes so many ticks."""
+        window = (delay_ticks,) * self.chunking.delay.window
+        return self._affordable_pace(window) if self.strategy.keeps_rows else 1.0
+
+    def _affordable_pace(self, delays: tuple[int, ...]) -> float:
+        """Rate of the clock at which the expected delay takes no more rows than it may."""
+        rows = estimated_delay(delays, self.chunking.delay) * self._rows_per_tick
+        return 1.0 if rows <= self._max_delay_rows else self._max_delay_rows / rows
+
+    def _paced(self, memory: ExecutorState) -> float:
+        """The pace after a tick: it moves towards what the delay allows."""
+        goal, step = self._affordable_pace(memory.delays), self._pace_step
+        return min(max(goal, memory.pace - step), memory.pace + step)
+
     def _advance(
-        self, memory: ExecutorState, state: RobotState, clock: float, dt: float
-    ) -> tuple[Reference, float, float]:
-        """The reference and the gripper's opening after ``dt`` s of the executor's time, and the phase."""
-        path, options = memory.path, self.options
-        if path is None:
+        self, memory: ExecutorState, state: RobotState, dt: float, pace: float
+    ) -> tuple[float, Reference, float, float]:
+        """Clock, reference, gripper's opening and phase after ``dt`` s of the reference's time."""
+        plan, options = memory.plan, self.options
+        clock = memory.clock_s + dt * pace
+        if plan is None:
             phase, point, gripper = 0.0, memory.rest, memory.gripper_opening
         else:
-            phase = (clock - memory.path_start_s) * path.rate_hz
-            point = sample(path, phase)
+            if self.strategy.keeps_rows:
+                left = (plan.end_s - memory.clock_s) * plan.path.rate_hz
+                if left < _SLOW_DOWN_ROWS:
+                    pace *= math.sqrt(max(left, 0.0) / _SLOW_DOWN_ROWS)
+                    clock = memory.clock_s + dt * pace
+                clock = min(clock, plan.end_s)
+            phase = plan.phase(clock)
+            point = sample(plan.path, phase)
+            if pace != 1.0:
+                point = slowed(point, pace)
             gripper = point.gripper
         reference = track(memory.reference, point, options.tracker, dt)
         if not self._joint_space:
             reference = limit_lead(reference, state.ee_pose, options.max_lead_m, options.max_lead_rad)
-        return reference, gripper, phase
+        return clock, reference, gripper, phase
 
-    def _wants_chunk(self, memory: ExecutorState, phase: float, now_ns: int) -> bool:
+    # ---------------------------------------------------------------------------------------- requests
+
+    def _wants_chunk(
+        self, memory: ExecutorState, reference: Reference, phase: float, inputs: TickInputs, scale: float, pace: float
+    ) -> bool:
         if memory.holding:
             return False
+        now_ns, plan = inputs.now_ns, memory.plan
         if memory.requested_ns >= 0:
-            return now_ns - memory.requested_ns >= self._request_timeout_ns
-        if memory.path is None or phase >= self.options.execution_horizon - _PHASE_EPSILON:
+            return now_ns - memory.requested_ns >= self._patience_ns(memory)
+        if plan is None:
+            return True
+        horizon = self.options.execution_horizon
+        under_way = self.strategy.keeps_rows and phase < plan.path.horizon - ROW_EPSILON
+        if under_way and int(phase + ROW_EPSILON) == int(plan.phase(memory.clock_s) + ROW_EPSILON):
+            return False  # rows are whole: ask where one begins
+        if phase >= horizon - ROW_EPSILON or (phase >= 1.0 and self._troubled(reference, inputs.state, scale)):
             return True
         # Safety may stop our clock short of the horizon: look again after as long as the horizon should have taken.
-        horizon_ns = self.options.execution_horizon * NANOSECONDS // self.decoder.spec.rate_hz
-        return now_ns - memory.newest_stamp_ns >= 2 * horizon_ns
+        horizon_ns = horizon * NANOSECONDS // self.decoder.spec.rate_hz
+        return now_ns - memory.newest_stamp_ns >= 2 * horizon_ns / pace
+
+    def _patience_ns(self, memory: ExecutorState) -> int:
+        """How long to wait for an answer before asking again."""
+        if not (self.strategy.keeps_rows and memory.delays):
+            return self._request_timeout_ns
+        expected = estimated_delay(memory.delays, self.chunking.delay) * self._period_ns
+        return min(self._request_timeout_ns, max(round(_RETRY_DELAYS * expected), _RETRY_NS))
+
+    def _troubled(self, reference: Reference, state: RobotState, scale: float) -> bool:
+        """Whether the arm cannot follow, or safety slows it down so much that the plan is out of date."""
+        if scale <= self.chunking.replan_speed_scale:
+            return True
+        if self._joint_space:
+            sensed = state.joint_position.tolist()
+        else:
+            sensed = state.ee_pose.position.tolist()
+            if abs(float(reference.quaternion.dot(state.ee_pose.quaternion))) < self._replan_cosine:
+                return True
+        error = sum([(r - x) ** 2 for r, x in zip(reference.position, sensed, strict=True)])
+        return error > self._replan_error_m2
 
     def _status(self, memory: ExecutorState, phase: float) -> ExecutorStatus:
         if memory.holding:
             return ExecutorStatus.HOLDING
-        if memory.path is None:
+        if memory.plan is None:
             return ExecutorStatus.WAITING
-        if phase >= memory.path.horizon:
+        if phase >= memory.plan.path.horizon - (ROW_EPSILON if self.strategy.keeps_rows else 0.0):
             return ExecutorStatus.EXHAUSTED
         return ExecutorStatus.EXECUTING
 
@@ -355,13 +429,8 @@ class ChunkExecutor:
 
 def is_finite(state: RobotState) -> bool:
     """Whether every number of a sensed state is finite."""
-    total = (
-        np.dot(state.joint_position, state.joint_position)
-        + np.dot(state.joint_velocity, state.joint_velocity)
-        + np.dot(state.ee_pose.position, state.ee_pose.position)
-        + np.dot(state.ee_pose.quaternion, state.ee_pose.quaternion)
-        + np.dot(state.joint_effort, state.joint_effort)
-        + np.dot(state.wrench, state.wrench)
-        + state.gripper_opening
-    )
-    return bool(np.isfinite(total))
+    q, qd, effort, wrench = state.joint_position, state.joint_velocity, state.joint_effort, state.wrench
+    position, quaternion = state.ee_pose.position, state.ee_pose.quaternion
+    # Squares: one NaN or infinity anywhere, and the sum is not finite.
+    total = q.dot(q) + qd.dot(qd) + position.dot(position) + quaternion.dot(quaternion)
+    return math.isfinite(float(total + effort.dot(effort) + wrench.dot(wrench)) + state.gripper_opening)

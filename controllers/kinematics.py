@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from controllers.kernel import screws
 from controllers.names import nearest_name_hint
 from controllers.robot import RobotDescription, RobotDescriptionError
 from controllers.types import FloatArray, IntArray, Pose
@@ -125,6 +126,31 @@ class ArmModel:
             mujoco.mj_jacSite(self._model, self._data, out, None, index)
         positions: FloatArray = self._data.site_xpos[buffers.index]
         return positions, buffers.jacobians[:, :, : self.n].copy()
+
+    def screw_table(self) -> tuple[FloatArray, FloatArray]:
+        """The arm as :func:`controllers.kernel.screws.place` reads it: its screws (n, 6), and its tool (7,).
+
+        Raises:
+            RobotDescriptionError: The joints are not hinges in series from the base to the end effector.
+        """
+        pose = self.end_effector_pose(np.zeros(self.n))
+        table = np.empty((self.n, screws.SCREW_COLUMNS))
+        table[:, screws.AXIS : screws.AXIS + 3] = self._data.xaxis[: self.n]
+        table[:, screws.ANCHOR : screws.ANCHOR + 3] = self._data.xanchor[: self.n]
+        tool = np.concatenate((pose.position, pose.quaternion))
+        found, jacobian = np.empty(screws.TOOL_SIZE), np.empty((6, self.n))
+        for step in (0.0, 0.7, -1.3):
+            q: FloatArray = self.description.home + step * np.arange(1, self.n + 1)
+            expected, columns = self.kinematics(q)
+            screws.place(table, tool, q, found, jacobian)
+            turned = found[3:] * np.sign(found[3:] @ expected.quaternion)  # of half a turn either sign is the one
+            placed = np.allclose(found[:3], expected.position, atol=1e-9)
+            if not (placed and np.allclose(turned, expected.quaternion, atol=1e-9) and np.allclose(jacobian, columns)):
+                raise RobotDescriptionError(
+                    f"{self.description.model_path}: expected hinges in series from the base to "
+                    f"{self.description.end_effector_site}, found joints that move it otherwise"
+                )
+        return table, tool
 
     # --------------------------------------------------------------------------------------- dynamics
 

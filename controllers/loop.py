@@ -22,6 +22,7 @@ from controllers.types import (
     Target,
     TickInputs,
     TickOutputs,
+    TokenPrefix,
 )
 
 
@@ -42,6 +43,10 @@ class LoopState(Generic[MemoryT]):
     verdict: SafetyResult | None
     applied: JointCommand
     target: Target | None
+
+    def essential(self) -> LoopState[MemoryT]:
+        """The same for writing down: without what no later tick can depend on."""
+        return replace(self, executor=self.executor.essential())
 
 
 class ControlLoop(Generic[MemoryT]):
@@ -86,6 +91,10 @@ class ControlLoop(Generic[MemoryT]):
     def commanded_pose(self, loop_state: LoopState[MemoryT], state: RobotState) -> Pose:
         """Where the executor's reference stands before the next tick; observations carry it."""
         return self.executor.commanded_pose(loop_state.executor, state)
+
+    def prefix(self, loop_state: LoopState[MemoryT]) -> TokenPrefix | None:
+        """Rows that the chunk to be asked for next must begin with, None for none; observations carry it."""
+        return self.executor.prefix(loop_state.executor)
 
     def tick(self, loop_state: LoopState[MemoryT], inputs: TickInputs) -> tuple[LoopState[MemoryT], TickOutputs]:
         """One control step.

@@ -6,7 +6,7 @@ Anything stateful that takes part in a tick hands its memory out and takes it ba
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from controllers.types import (
     ActionChunk,
@@ -60,6 +60,29 @@ class PolicyClient(Protocol):
 
     def poll(self, now_ns: int) -> tuple[ChunkArrival, ...]:
         """Chunks that have arrived by ``now_ns`` and were not handed out before."""
+        ...
+
+
+@runtime_checkable
+class PolicyHealth(Protocol):
+    """Signs of life of a policy that runs elsewhere. Neither call waits."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there and answers in time; while it is not, the arm holds."""
+        ...
+
+    def heard(self) -> bool:
+        """Whether it gave a sign of life since the last call."""
+        ...
+
+
+class LogHealth(Protocol):
+    """Whether what the loop does can be written down. Does not wait."""
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing reaches the disk at the moment, empty while all is well."""
         ...
 
 
@@ -168,10 +191,29 @@ class ObservationSource(Protocol):
 class TickSink(Protocol):
     """Receives every tick and every observation; the episode log is one."""
 
-    def record_tick(self, inputs: TickInputs, outputs: TickOutputs, physics_digest: bytes) -> None:
+    def offer_memory(self, tick: int, loop_state: object) -> None:
+        """See all that the loop remembers before ``tick``, which has been sensed; called at every tick.
+
+        Kept at key frames, so that a replay can begin there. Must not block.
+        """
+        ...
+
+    def record_tick(
+        self,
+        inputs: TickInputs,
+        outputs: TickOutputs,
+        physics_digest: bytes,
+        sent_ns: int = -1,
+        applied_ns: int = -1,
+    ) -> None:
         """Take one tick. Must not block.
 
-        ``physics_digest`` is the digest of the state that ``inputs.state`` was read from.
+        Args:
+            inputs: What entered.
+            outputs: What left.
+            physics_digest: Digest of the state that ``inputs.state`` was read from.
+            sent_ns: The loop's clock when the command was handed to the robot; -1 if unknown.
+            applied_ns: The loop's clock when the robot had taken it; -1 if unknown.
         """
         ...
 

@@ -59,10 +59,10 @@ def desired_twist(
         TargetError: Unknown frame.
     """
     if isinstance(target, PoseTarget):
-        _require_frame(target.frame, POSE_FRAMES, "pose target")
+        require_frame(target.frame, POSE_FRAMES, "pose target")
         twist = gain * pose_error(target.pose, pose) + (1.0 - gain * dt) * target.twist
     else:
-        _require_frame(target.frame, TWIST_FRAMES, "twist target")
+        require_frame(target.frame, TWIST_FRAMES, "twist target")
         twist = target.twist
         if target.frame == "ee":
             turn = pose.quaternion
@@ -80,12 +80,17 @@ def joint_target_position(target: JointTarget, n: int) -> FloatArray:
     Raises:
         TargetError: Unknown frame, or wrong shape.
     """
-    _require_frame(target.frame, JOINT_FRAMES, "joint target")
+    require_frame(target.frame, JOINT_FRAMES, "joint target")
     if target.position.shape != (n,):
         raise TargetError(f"expected a joint target of shape ({n},), found {target.position.shape}")
     return target.position
 
 
-def _require_frame(frame: str, valid: tuple[str, ...], what: str) -> None:
+def require_frame(frame: str, valid: tuple[str, ...], what: str) -> None:
+    """Refuse a target whose frame is not one of ``valid``.
+
+    Raises:
+        TargetError: Unknown frame.
+    """
     if frame not in valid:
         raise TargetError(f"unknown frame {frame!r} of a {what}: expected {' or '.join(map(repr, valid))}")

@@ -40,7 +40,7 @@ def frozen_array(values: npt.ArrayLike, shape: tuple[int, ...] | None = None) ->
     array = np.array(values, dtype=np.float64)
     if shape is not None and array.shape != shape:
         raise ValueError(f"expected an array of shape {shape}, found {array.shape}")
-    array.flags.writeable = False
+    array.setflags(write=False)  # twice as fast as by ``flags``
     return array
 
 
@@ -79,6 +79,25 @@ class RobotState:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenPrefix:
+    """First rows of the chunk that is asked for, already committed: they will be executed while the model thinks.
+
+    A policy that honours it emits exactly these tokens as its first rows, decodes the others so that they continue
+    them, and says so in :attr:`ActionChunk.forced_rows`.
+
+    Attributes:
+        tokens: (rows, dims) int64 token ids of rows 0 to ``rows - 1``, read-only; at least one row.
+    """
+
+    tokens: IntArray
+
+    @property
+    def rows(self) -> int:
+        """How many rows are committed."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What a policy sees.
 
@@ -88,6 +107,7 @@ class Observation:
         commanded_pose: The executor's reference pose in the base frame; delta actions start from it.
         instruction: The language goal.
         stamp_ns: Time of the observation; a chunk inferred from it carries the same stamp.
+        prefix: Rows of the answer that are committed already, None for none.
     """
 
     images: Mapping[str, ImageArray]
@@ -95,6 +115,7 @@ class Observation:
     commanded_pose: Pose
     instruction: str
     stamp_ns: int
+    prefix: TokenPrefix | None = None
 
 
 # --------------------------------------------------------------------------------------------- actions
@@ -229,6 +250,9 @@ class ActionChunk:
         spec_hash: :attr:`ActionSpec.hash` that the policy was built for.
         observation_stamp_ns: Stamp of the observation that the chunk answers.
         chunk_id: Increasing number given by the policy client.
+        forced_rows: How many rows of the observation's :class:`TokenPrefix` it honoured; 0 without one.
+        log_probability: (horizon, dims) the policy's own log-probability of each token, nat; None if it gives none.
+            For the log and for people; nothing decides on it.
     """
 
     tokens: IntArray
@@ -236,14 +260,23 @@ class ActionChunk:
     spec_hash: str
     observation_stamp_ns: int
     chunk_id: int
+    forced_rows: int = 0
+    log_probability: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkArrival:
-    """A chunk and how long its inference took (wall clock, for the log only; nothing decides on it)."""
+    """A chunk, and what only the log wants to know of it; nothing decides on that.
+
+    Attributes:
+        chunk: The chunk.
+        inference_ns: How long inference took, by the wall clock.
+        inferred_ns: When inference ended, by the loop's clock; -1 if unknown.
+    """
 
     chunk: ActionChunk
     inference_ns: int = 0
+    inferred_ns: int = -1
 
 
 class RejectionReason(Enum):
@@ -259,6 +292,8 @@ class RejectionReason(Enum):
     STALE = "stale"
     FUTURE_STAMP = "future_stamp"
     OUT_OF_ORDER = "out_of_order"
+    PREFIX_MISMATCH = "prefix_mismatch"  # it does not begin with the rows that were committed
+    MALFORMED_SEQUENCE = "malformed_sequence"  # tokens that are known, one by one, and together write no chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +370,17 @@ class SafetyStatus(Enum):
     EMERGENCY_STOP = "emergency_stop"  # latched; needs explicit reset
     OFF = "off"  # filter disabled by a logged, loud flag; the command passed unchecked
 
+    @property
+    def stop_category(self) -> int | None:
+        """Stop category of IEC 60204-1 that the state asks for, None where the arm may move.
+
+        Category 2 brakes under control and keeps the drives powered; category 1 brakes under control and removes power
+        at rest. The filter brakes; a robot with brakes and contactors removes power once it stands.
+        """
+        if self in (SafetyStatus.HOLD, SafetyStatus.PROTECTIVE_STOP):
+            return 2
+        return 1 if self is SafetyStatus.EMERGENCY_STOP else None
+
 
 @dataclass(frozen=True, slots=True)
 class SafetyReason:
@@ -372,6 +418,8 @@ class OperatorEvent(Enum):
     ACKNOWLEDGE = "acknowledge"  # leave a protective stop
     HOLD = "hold"  # stop taking chunks and hold (Ctrl-C, pause)
     RESUME = "resume"
+    REDUCED_SPEED = "reduced_speed"  # keep to the profile's reduced speed from now on; a restart lifts it
+    POLICY_HEARTBEAT = "policy_heartbeat"  # the policy is alive; once heard, its silence is a fault
 
 
 # -------------------------------------------------------------------------------------------- the tick

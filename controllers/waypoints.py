@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
-import numpy as np
-
+from controllers.kernel.tracking import Quadruple, Triple, turned
 from controllers.spatial import (
     quaternion_from_rotation_vector,
-    rotate_by_vector,
     rotation_difference,
 )
-from controllers.types import ActionSpace, ActionSpec, FloatArray, Pose
+from controllers.types import ActionSpace, ActionSpec, FloatArray, Pose, frozen_array
 
 Floats = tuple[float, ...]
 
@@ -63,12 +63,14 @@ def waypoints_from_actions(
     quaternions = [anchor.quaternion]
     turns: list[Floats] = []
     if spec.space is ActionSpace.EE_DELTA:
-        for index, (dx, dy, dz, rx, ry, rz, _) in enumerate(rows):
+        for dx, dy, dz, rx, ry, rz, _ in rows:
             x, y, z = positions[-1]
             positions.append((x + dx, y + dy, z + dz))
             turns.append((rx, ry, rz))
-            turned = rx != 0.0 or ry != 0.0 or rz != 0.0
-            quaternions.append(rotate_by_vector(quaternions[-1], actions[index, 3:6]) if turned else quaternions[-1])
+            quaternion = quaternions[-1]
+            if rx != 0.0 or ry != 0.0 or rz != 0.0:
+                quaternion = orientation(turned(quadruple(quaternion), (rx, ry, rz)))
+            quaternions.append(quaternion)
     else:
         for index, row in enumerate(rows):
             positions.append(tuple(row[:3]))
@@ -78,8 +80,7 @@ def waypoints_from_actions(
     return WaypointPath(tuple(positions), tuple(quaternions), tuple(turns), gripper, rate)
 
 
-@dataclass(frozen=True, slots=True)
-class PathPoint:
+class PathPoint(NamedTuple):
     """A point of a path: position and its rate; orientation and its rate (None for joint paths); gripper."""
 
     position: Floats
@@ -103,13 +104,48 @@ def sample(path: WaypointPath, phase: float) -> PathPoint:
     fraction = phase - row
     start, end = path.positions[row], path.positions[row + 1]
     rate = path.rate_hz
-    position = tuple([a + (b - a) * fraction for a, b in zip(start, end, strict=True)])
-    velocity = tuple([(b - a) * rate for a, b in zip(start, end, strict=True)])
     if not path.quaternions:
+        position = tuple([a + (b - a) * fraction for a, b in zip(start, end, strict=True)])
+        velocity = tuple([(b - a) * rate for a, b in zip(start, end, strict=True)])
         return PathPoint(position, velocity, None, _NO_RATE, path.gripper[row])
+    (x, y, z), (u, v, w) = start, end
+    u, v, w = u - x, v - y, w - z
+    position, velocity = (x + u * fraction, y + v * fraction, z + w * fraction), (u * rate, v * rate, w * rate)
     rx, ry, rz = path.turns[row]
     quaternion = path.quaternions[row]
     if rx == 0.0 and ry == 0.0 and rz == 0.0:
         return PathPoint(position, velocity, quaternion, _NO_RATE, path.gripper[row])
-    turned = rotate_by_vector(quaternion, np.array((rx * fraction, ry * fraction, rz * fraction)))
-    return PathPoint(position, velocity, turned, (rx * rate, ry * rate, rz * rate), path.gripper[row])
+    there = orientation(turned(quadruple(quaternion), (rx * fraction, ry * fraction, rz * fraction)))
+    return PathPoint(position, velocity, there, (rx * rate, ry * rate, rz * rate), path.gripper[row])
+
+
+def slowed(point: PathPoint, pace: float) -> PathPoint:
+    """The point of a path that is played at ``pace``: the same place, with rates times ``pace``."""
+    return PathPoint(
+        point.position,
+        tuple([v * pace for v in point.velocity]),
+        point.quaternion,
+        tuple([r * pace for r in point.angular_velocity]),
+        point.gripper,
+    )
+
+
+def triple(values: Floats) -> Triple:
+    """The same tuple, for type checkers: three values."""
+    return cast(Triple, values)
+
+
+def quadruple(quaternion: FloatArray) -> Quadruple:
+    """An orientation (4,) wxyz as a tuple."""
+    return cast(Quadruple, tuple(quaternion.tolist()))
+
+
+def orientation(quaternion: Quadruple) -> FloatArray:
+    """A computed orientation as a read-only array (4,) wxyz.
+
+    Raises:
+        ValueError: It is not finite.
+    """
+    if not math.isfinite(quaternion[0]):
+        raise ValueError(f"expected a quaternion of finite, non-zero norm, found {quaternion}")
+    return frozen_array(quaternion)
