@@ -9,12 +9,11 @@ What it sees are commands and sensed states. It knows no policy, no target and n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from controllers.names import nearest_name_hint
 from controllers.robot import RobotDescription
 from controllers.types import (
     CommandMode,
@@ -27,51 +26,34 @@ from controllers.types import (
     SafetyStatus,
     frozen_array,
 )
-from safety.actuation import Actuation, Tick
-from safety.intake import LONGEST_PERIOD, SHORTEST_PERIOD, Intake
-from safety.kinematics import SafetyKinematics
-from safety.limits import Limit, build_limits
-from safety.motion import MotionFactory
+from safety.actuation import Actuation
+from safety.intake import LONGEST_PERIOD, SHORTEST_PERIOD, Fault, Intake, reason
+from safety.kernel.dynamics import cholesky, solve
+from safety.limits import GripperLimit, Limit, LimitSet, build_limits
+from safety.memory import SafetyMemory
+from safety.motion import Motion
 from safety.path import Choice, PathChooser
-from safety.profile import SafetyProfile, SafetyProfileError
-from safety.supervisor import Monitor, Supervision, obey, status_of
+from safety.profile import Enforcement, SafetyProfile, check_tighter
+from safety.sliding import Slider
+from safety.supervisor import Supervision, Watch, obey, status_of
 from safety.unchecked import UncheckedFilter
+from safety.view import View, Viewer
+from safety.watched import Watched
 
-__all__ = ["PathConsistentFilter", "SafetyMemory", "UncheckedFilter", "build_filter"]
+__all__ = ["GIVES_WAY", "PULLED_BACK", "PathConsistentFilter", "SafetyMemory", "UncheckedFilter"]
+
+# What ``force_command_lead`` says where it sets the commanded path back, whatever that asks of acceleration and jerk: a
+# force too much outranks them.
+GIVES_WAY = "gives way to a contact; margin in N"
+PULLED_BACK = "pulled back; margin in N"
 
 _NEVER = -1
-_GRIPPER_ROUNDING_M = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class SafetyMemory:
-    """All that the filter remembers from one tick to the next.
-
-    Attributes:
-        mode: Mode of the commands, None before the first valid one; it never changes after.
-        position: (n,) rad, where the checked path stands: the applied position command, or the measured position.
-        velocity: (n,) rad/s, applied on the last tick; the stored stop starts from here.
-        asked: (n,) rad, the last position that was asked for; the same object as ``position`` where that was applied.
-        held: (n,) rad, what a hold in torque mode holds; None while moving.
-        gripper_opening: Applied opening, m.
-        supervision: What is latched.
-        now_ns: Clock of the last tick.
-        state_stamp_ns: Stamp of the newest state seen.
-        command_stamp_ns: Stamp of the newest command seen.
-        fresh_ns: Clock when that command came, -1 before the first tick.
-    """
-
-    mode: CommandMode | None
-    position: FloatArray
-    velocity: FloatArray
-    asked: FloatArray
-    held: FloatArray | None
-    gripper_opening: float
-    supervision: Supervision
-    now_ns: int
-    state_stamp_ns: int
-    command_stamp_ns: int
-    fresh_ns: int
+# A torque accelerates the arm for as long as it lasts: it is not played on without fresh states, ticks.
+_BLIND_TICKS = 2.5
+# An older state says too little about how far the arm is behind its command, ticks.
+_FRESH_TICKS = 2.5
+# Keeps the retreat finite where the arm is singular, m^2/rad^2.
+_RETREAT_DAMPING = 1e-3
 
 
 class _Verdict(NamedTuple):
@@ -84,40 +66,76 @@ class _Verdict(NamedTuple):
     held: FloatArray | None = None
 
 
+class _Choosers(NamedTuple):
+    """What chooses velocities, under one set of limits."""
+
+    limits: LimitSet
+    chooser: PathChooser
+    slider: Slider
+
+
 class PathConsistentFilter:
     """Slows commands down along their path so that the arm can always stop inside its limits.
 
-    A pure function of its arguments; one instance serves one thread.
+    Where the profile asks for sliding it first bends them along what is in their way. A pure function of its arguments;
+    one instance serves one thread.
     """
 
     def __init__(self, description: RobotDescription, profile: SafetyProfile) -> None:
-        """Compile the limits; :func:`build_filter` also checks that the profile suits the robot."""
-        points = tuple(dict.fromkeys((description.end_effector_site, *description.safety_points)))
+        """Compile the limits; :func:`safety.building.build_filter` also checks that the profile suits the robot."""
         self.description = description
         self.profile = profile
-        self.kinematics = SafetyKinematics(description, points)
-        velocity, acceleration, others = build_limits(description, profile, self.kinematics)
-        self.limits: tuple[Limit, ...] = (velocity, acceleration, *others)
-        self._fastest = velocity.maximum
-        self._acceleration = acceleration.maximum
-        self._stopping = profile.stopping
-        self._chooser = PathChooser(velocity, acceleration, others, profile.stopping.approach_deceleration_fraction)
+        watched = Watched(description, profile)
+        self.kinematics = watched.kinematics
+        self._full, self._reduced = (
+            _choosers(build_limits(description, profile, watched, reduced=reduced), profile)
+            for reduced in (False, True)
+        )
+        velocity, acceleration = self._full.limits.velocity, self._full.limits.acceleration
+        self.limits: tuple[Limit, ...] = self._full.limits.every
+        self._sliding = profile.enforcement is Enforcement.SLIDING
         self._intake = Intake(description, profile.timing)
-        self._monitor = Monitor(profile.monitoring, velocity.maximum)
+        self._watch = Watch(profile.monitoring, profile.force, velocity.maximum, description.limits.torque)
         self._actuation = Actuation(description, profile, self.kinematics, acceleration)
-        self._default_mode = CommandMode(description.actuator_mode)
-        self._closed, self._open = description.gripper.closed, description.gripper.open
+        self._viewer = Viewer(description, profile, watched, self._full.limits)
+        self._gripper = GripperLimit(description.gripper, profile.gripper)
+        self._policy_timeout_ns = round(profile.timing.policy_timeout_ms * 1e6)
+
+    def rest(self, position: FloatArray) -> Motion:
+        """No motion, at ``position`` (n,) rad: what limits make of it is their margin there."""
+        return self._viewer.rest(position)
+
+    def tightened(self, profile: SafetyProfile) -> PathConsistentFilter:
+        """A filter that goes on from this one's memory under a stricter profile.
+
+        An arm that the stricter limits find outside may stand still or move back in.
+
+        Raises:
+            SafetyProfileError: The profile is looser somewhere.
+        """
+        check_tighter(self.profile, profile)
+        return PathConsistentFilter(self.description, profile)
 
     def initial(self, state: RobotState) -> SafetyMemory:
-        """Memory of an arm found at rest in ``state``."""
+        """Memory of an arm found at rest in ``state``.
+
+        Raises:
+            ValueError: The state is not fit to start from: of another shape, not finite, or absurd.
+        """
+        fault = self._intake.state_fault(state, state.stamp_ns, state.stamp_ns)
+        if fault is not None:
+            raise ValueError(f"cannot start from this state: {fault.message}; check the sensors")
         position = frozen_array(state.joint_position)
         return SafetyMemory(
             mode=None,
             position=position,
             velocity=frozen_array(np.zeros_like(position)),
+            acceleration=frozen_array(np.zeros_like(position)),
             asked=position,
             held=None,
-            gripper_opening=min(max(float(state.gripper_opening), self._closed), self._open),
+            torque=None,
+            observer=self._viewer.observer(),
+            gripper_opening=self._gripper.within_range(float(state.gripper_opening)),
             supervision=Supervision(),
             now_ns=_NEVER,
             state_stamp_ns=state.stamp_ns,
@@ -149,192 +167,251 @@ class PathConsistentFilter:
         """
         intake = self._intake
         clock_fault = intake.clock_fault(now_ns, memory.now_ns, dt)
-        state_fault = intake.state_fault(state, now_ns, memory.state_stamp_ns)
+        patience_ns = None if memory.mode is not CommandMode.TORQUE else round(_BLIND_TICKS * dt * 1e9)
+        state_fault = intake.state_fault(state, now_ns, memory.state_stamp_ns, patience_ns)
         command_fault = intake.command_fault(command, memory.mode, now_ns, memory.command_stamp_ns, memory.fresh_ns)
         sensed = state if state_fault is None else None
         if not SHORTEST_PERIOD <= dt <= LONGEST_PERIOD:
             dt = LONGEST_PERIOD if dt > LONGEST_PERIOD else SHORTEST_PERIOD
 
-        tick = self._tick(memory, sensed, command, now_ns, dt)
-        supervision, tick, refused = self._supervise(memory, tick, events)
+        view = self._viewer.view(memory, sensed, command, now_ns, dt)
+        supervision, view, refused = self._supervise(memory, view, events)
         status, reasons = status_of(supervision)
         faults: tuple[SafetyReason, ...] = ()
-        if clock_fault or state_fault or command_fault:
-            faults = tuple(fault for fault in (clock_fault, state_fault, command_fault) if fault is not None)
+        silent = supervision.policy_ns != _NEVER and now_ns - supervision.policy_ns > self._policy_timeout_ns
+        if clock_fault or state_fault or command_fault or silent:
+            policy_fault = _silence(now_ns - supervision.policy_ns, self._policy_timeout_ns) if silent else None
+            found = (clock_fault, state_fault, command_fault, policy_fault)
+            faults = tuple(fault for fault in found if fault is not None)
+        use = self._reduced if supervision.reduced else self._full
         if status is SafetyStatus.RUN and not faults:
-            verdict = self._run(memory, tick, command)
+            verdict = self._run(memory, view, command, use)
         else:
             status = SafetyStatus.HOLD if status is SafetyStatus.RUN else status
-            verdict = self._stop(memory, tick, status)
-        after = self._remember(memory, tick, supervision, verdict, None if command_fault is not None else command)
+            supervision, verdict = self._stop(memory, view, status, supervision, use)
+        after = self._remember(memory, view, supervision, verdict, None if command_fault is not None else command)
         reasons = reasons + refused + faults + verdict.reasons
         choice = verdict.choice
         return after, SafetyResult(verdict.command, verdict.status, reasons, choice.speed_scale, choice.min_margin)
 
     # --------------------------------------------------------------------------------- before the choice
 
-    def _tick(
-        self, memory: SafetyMemory, sensed: RobotState | None, command: JointCommand, now_ns: int, dt: float
-    ) -> Tick:
-        mode = memory.mode
-        if mode is None:
-            asked = cast(object, command.mode)
-            mode = asked if isinstance(asked, CommandMode) else self._default_mode
-        start, previous = memory.position, memory.velocity
-        if sensed is not None and mode is not CommandMode.POSITION:
-            start = sensed.joint_position
-            if mode is CommandMode.TORQUE:
-                previous = sensed.joint_velocity
-        return Tick(mode, sensed, start, previous, now_ns, dt)
-
     def _supervise(
-        self, memory: SafetyMemory, tick: Tick, events: tuple[OperatorEvent, ...]
-    ) -> tuple[Supervision, Tick, tuple[SafetyReason, ...]]:
-        """Apply events, watch the arm, and start again from the sensed state when a stop trips or is released."""
+        self, memory: SafetyMemory, view: View, events: tuple[OperatorEvent, ...]
+    ) -> tuple[Supervision, View, tuple[SafetyReason, ...]]:
+        """Apply events, watch the arm, and start again from the sensed state when a stop trips or is released.
+
+        The same happens to a path that has run so far ahead of the arm that its servos would press too hard: it is
+        pulled back to where they may.
+        """
+        tick = view.tick
         before = supervision = memory.supervision
         sensed, mode = tick.sensed, tick.mode
         refused: tuple[SafetyReason, ...] = ()
         if sensed is not None:
             error = sensed.joint_position - memory.position if mode is CommandMode.POSITION else None
-            supervision = self._monitor.watch(supervision, error, memory.velocity, sensed.joint_velocity, tick.now_ns)
+            watch, now_ns = self._watch, tick.now_ns
+            supervision = watch.motion(supervision, error, memory.velocity, sensed.joint_velocity, now_ns)
+            supervision = watch.forces(supervision, view.contact.force_size, view.observer.torque, now_ns)
         if events:
             braking = mode is not CommandMode.TORQUE and bool(memory.velocity.any())
-            at_rest = sensed is not None and not braking and self._monitor.at_rest(sensed.joint_velocity)
-            supervision, refused = obey(supervision, events, at_rest)
-        if supervision is not before and sensed is not None and mode is CommandMode.POSITION:
-            tripped = supervision.protective is not None and before.protective is None
-            released = (before.protective is not None and supervision.protective is None) or (
-                before.emergency and not supervision.emergency
-            )
-            if tripped or released:
-                velocity = np.clip(sensed.joint_velocity, -self._fastest, self._fastest)
-                tick = tick._replace(start=sensed.joint_position, previous=velocity)
-        return supervision, tick, refused
-
-    def _factory(self, tick: Tick) -> MotionFactory:
-        reaction_s = 0.0 if tick.mode is CommandMode.POSITION else self._stopping.reaction_time_s
-        geometry = self.kinematics.geometry(tick.start)
-        return MotionFactory(
-            tick.start, tick.previous, self.kinematics, geometry, self._acceleration, tick.dt, tick.dt + reaction_s
+            at_rest = sensed is not None and not braking and self._watch.at_rest(sensed.joint_velocity)
+            supervision, refused = obey(supervision, events, at_rest, tick.now_ns)
+        if sensed is not None and mode is CommandMode.VELOCITY and view.contact.felt and supervision.retreat is None:
+            view = self._given_way(memory, view)
+        if sensed is None or mode is not CommandMode.POSITION:
+            return self._retreating(before, supervision, view), view, refused
+        tripped = supervision.protective is not None and before.protective is None
+        released = (before.protective is not None and supervision.protective is None) or (
+            before.emergency and not supervision.emergency
         )
+        if tripped or released:
+            view = self._viewer.moved(view, sensed.joint_position, sensed)
+        else:
+            servo = view.contact.servo
+            ceiling = self.profile.force.command_lead_n
+            fresh = tick.now_ns - sensed.stamp_ns <= _FRESH_TICKS * tick.dt * 1e9
+            fresh = fresh and supervision.retreat is None  # a retreat is the answer to the force already
+            if fresh and servo is not None and servo.excess > 0.0:
+                pressing = SafetyReason("force_command_lead", -servo.excess, GIVES_WAY)
+                view = self._set_back(memory, view, tick.start - servo.yielding, sensed, pressing)
+            elif fresh and servo is not None and (force := servo.force) > ceiling:
+                pulled = tick.start - (1.0 - ceiling / force) * servo.lead
+                pressing = SafetyReason("force_command_lead", ceiling - force, PULLED_BACK)
+                view = self._set_back(memory, view, pulled, sensed, pressing)
+        return self._retreating(before, supervision, view), view, refused
+
+    def _given_way(self, memory: SafetyMemory, view: View) -> View:
+        """The view of a velocity-mode arm whose way into a contact ends at once, however fast it was commanded."""
+        excess, kept = self._actuation.dropped(view.tick.previous, view.contact)
+        if excess <= 0.0:
+            return view
+        pressing = SafetyReason("contact_force", -excess, "gives way to a contact; margin in m/s")
+        view = view._replace(tick=view.tick._replace(previous=kept), reasons=(pressing,))
+        if self._full.chooser.stoppable(self._viewer.factory(memory, view)):
+            return view
+        return view._replace(tick=view.tick._replace(previous=np.zeros_like(kept)))
+
+    def _set_back(
+        self, memory: SafetyMemory, view: View, position: FloatArray, sensed: RobotState, why: SafetyReason
+    ) -> View:
+        """The view from a path that is set back to ``position`` (n,) rad.
+
+        It goes on with the arm's own velocity if it can be stopped from that, and otherwise stands still.
+        """
+        view = self._viewer.moved(view, position, sensed)._replace(reasons=(why,))
+        if self._full.chooser.stoppable(self._viewer.factory(memory, view)):
+            return view
+        return view._replace(tick=view.tick._replace(previous=np.zeros_like(position)))
+
+    def _retreating(self, before: Supervision, after: Supervision, view: View) -> Supervision:
+        """Begin to withdraw when a contact force has tripped a protective stop."""
+        force = self.profile.force
+        tripped = after.protective is not None and before.protective is None
+        if not tripped or after.protective is None or after.protective.limit != Fault.CONTACT_FORCE.value:
+            return after
+        size = view.contact.force_size
+        if view.tick.mode is CommandMode.TORQUE or size <= 0.0 or force.retreat_m <= 0.0:
+            return after
+        jacobian = view.geometry.jacobian[:3]
+        away = view.contact.wrench[:3] * (force.retreat_speed_m_s / size)
+        factor, push = np.zeros((3, 3)), np.zeros(3)
+        cholesky(jacobian.dot(jacobian.T) + _RETREAT_DAMPING * np.eye(3), factor)
+        solve(factor, away, push)
+        velocity = jacobian.T.dot(push)
+        until = view.tick.now_ns + round(force.retreat_m / force.retreat_speed_m_s * 1e9)
+        return replace(after, retreat=frozen_array(velocity), retreat_until_ns=until)
 
     # ------------------------------------------------------------------------------------------ choices
 
-    def _run(self, memory: SafetyMemory, tick: Tick, command: JointCommand) -> _Verdict:
+    def _run(self, memory: SafetyMemory, view: View, command: JointCommand, use: _Choosers) -> _Verdict:
         """Follow the command, slowed down if need be."""
-        values = command.values
-        last_asked = None if memory.asked is memory.position else memory.asked
-        demand = self._actuation.demand(tick, values, last_asked)
-        factory = self._factory(tick)
-        choice = self._chooser.unchanged(factory, demand.asked)
-        reasons = demand.reasons
-        if choice.reasons or demand.jumped:
-            choice = self._chooser.slowed(factory, demand.path, demand.asked, choice.reasons)
+        tick, values = view.tick, command.values
+        last_asked = None if memory.asked is memory.position and not view.reasons else memory.asked
+        demand = self._actuation.demand(tick, values, last_asked, memory.torque)
+        factory = self._viewer.factory(memory, view)
+        choice = use.chooser.unchanged(factory, demand.asked)
+        reasons = view.reasons + demand.reasons
+        if choice.reasons or demand.jumped or view.reasons:
+            path = use.slider.bent(factory, demand.path) if self._sliding else demand.path
+            choice = use.chooser.slowed(factory, path, demand.asked, choice.reasons)
             reasons += choice.reasons
             values = self._actuation.values_for(tick, choice.velocity)
-        elif reasons:
-            values = self._actuation.clipped(tick, values)
-
-        opening = min(max(command.gripper_opening, self._closed), self._open)
-        outside = -abs(command.gripper_opening - opening)
-        if outside < -_GRIPPER_ROUNDING_M:
-            reasons += (SafetyReason("gripper_opening", outside, "clamped to the gripper's range; margin in m"),)
+        elif demand.values is not None:
+            values = demand.values
+        values, eased = self._actuation.eased(tick, values, view.contact, view.dynamics)
+        reasons += eased
+        sensed, age = None, 0.0
+        if tick.sensed is not None:
+            sensed, age = tick.sensed.gripper_opening, (tick.now_ns - tick.sensed.stamp_ns) * 1e-9
+        opening, held_back = self._gripper.bounded(
+            command.gripper_opening, memory.gripper_opening, sensed, tick.dt, age
+        )
+        reasons += held_back
         if not reasons:
             return _Verdict(command, SafetyStatus.RUN, (), choice)
         limited = JointCommand(tick.mode, frozen_array(values), opening, command.stamp_ns)
-        return _Verdict(limited, SafetyStatus.LIMITING, reasons, choice)
+        return _Verdict(limited, SafetyStatus.LIMITING, _each_once(reasons), choice)
 
-    def _stop(self, memory: SafetyMemory, tick: Tick, status: SafetyStatus) -> _Verdict:
-        """Execute the stored stop, then stay."""
-        choice = self._chooser.stopping(self._factory(tick))
-        values, held = self._actuation.stopping_values(tick, choice.velocity, memory.held)
-        command = JointCommand(tick.mode, frozen_array(values), memory.gripper_opening, tick.now_ns)
-        return _Verdict(command, status, (), choice, held)
+    def _stop(
+        self, memory: SafetyMemory, view: View, status: SafetyStatus, supervision: Supervision, use: _Choosers
+    ) -> tuple[Supervision, _Verdict]:
+        """Withdraw if that is due, or else execute the stored stop; then stay."""
+        tick, factory = view.tick, self._viewer.factory(memory, view)
+        held: FloatArray | None = None
+        retreat = supervision.retreat
+        if retreat is not None and (
+            status is not SafetyStatus.PROTECTIVE_STOP or tick.now_ns >= supervision.retreat_until_ns
+        ):
+            retreat = None
+            supervision = replace(supervision, retreat=None)
+        if retreat is not None and tick.sensed is not None:
+            choice = use.chooser.slowed(factory, retreat, retreat, ())._replace(reasons=(), speed_scale=0.0)
+            values = self._actuation.values_for(tick, choice.velocity)
+        else:
+            choice = use.chooser.stopping(factory)
+            values, held = self._actuation.stopping_values(tick, choice.velocity, memory.held)
+        values, eased = self._actuation.eased(tick, values, view.contact, view.dynamics)
+        opening = self._gripper.stopped(
+            memory.gripper_opening, None if tick.sensed is None else float(tick.sensed.gripper_opening)
+        )
+        command = JointCommand(tick.mode, frozen_array(values), opening, tick.now_ns)
+        return supervision, _Verdict(command, status, view.reasons + eased, choice, held)
 
     # ------------------------------------------------------------------------------------ after the choice
 
     def _remember(
         self,
         memory: SafetyMemory,
-        tick: Tick,
+        view: View,
         supervision: Supervision,
         verdict: _Verdict,
         accepted: JointCommand | None,
     ) -> SafetyMemory:
         """The next tick's memory; ``accepted`` is the command if it was fit to be looked at."""
-        velocity = verdict.choice.velocity
+        tick, velocity = view.tick, verdict.choice.velocity
         asked = memory.asked
         if tick.mode is CommandMode.POSITION:
             position = _frozen(verdict.command.values)
             asked = position
             if verdict.status is SafetyStatus.LIMITING and accepted is not None:
                 asked = _frozen(accepted.values)
+        elif tick.mode is CommandMode.VELOCITY:
+            position = _sealed(tick.start + velocity * tick.dt)
         else:
-            position = _frozen(tick.start + velocity * tick.dt)
+            position = _sealed(tick.place + (tick.previous + velocity) * (0.5 * tick.dt))
         mode, stamp_ns, fresh_ns = memory.mode, memory.command_stamp_ns, memory.fresh_ns
         if accepted is not None:
             mode = tick.mode
             if accepted.stamp_ns > stamp_ns:
                 stamp_ns, fresh_ns = accepted.stamp_ns, tick.now_ns
+        # By position: keywords cost a microsecond at each tick.
         return SafetyMemory(
-            mode=mode,
-            position=position,
-            velocity=_frozen(velocity),
-            asked=asked,
-            held=verdict.held,
-            gripper_opening=verdict.command.gripper_opening,
-            supervision=supervision,
-            now_ns=max(tick.now_ns, memory.now_ns),
-            state_stamp_ns=memory.state_stamp_ns if tick.sensed is None else tick.sensed.stamp_ns,
-            command_stamp_ns=stamp_ns,
-            fresh_ns=fresh_ns if fresh_ns != _NEVER else tick.now_ns,
+            mode,
+            position,
+            _frozen(velocity),
+            _sealed((velocity - tick.previous) / tick.dt),
+            asked,
+            verdict.held,
+            verdict.command.values if tick.mode is CommandMode.TORQUE else None,
+            view.observer,
+            verdict.command.gripper_opening,
+            supervision,
+            max(tick.now_ns, memory.now_ns),
+            memory.state_stamp_ns if tick.sensed is None else tick.sensed.stamp_ns,
+            stamp_ns,
+            fresh_ns if fresh_ns != _NEVER else tick.now_ns,
         )
 
 
 def _frozen(values: FloatArray) -> FloatArray:
     """A read-only copy; :func:`frozen_array` without the conversion."""
     copy = values.copy()
-    copy.flags.writeable = False
+    copy.setflags(write=False)
     return copy
 
 
-def build_filter(description: RobotDescription, profile: SafetyProfile) -> PathConsistentFilter:
-    """Build the filter of one robot in one cell.
-
-    Args:
-        description: The robot.
-        profile: What to enforce.
-
-    Raises:
-        SafetyProfileError: The profile is meant for another robot, lacks a box for a watched point, has one for a point
-            that is not watched, or leaves the robot's home posture outside.
-    """
-    if profile.robot != description.name:
-        raise SafetyProfileError(
-            f"profile {profile.name!r}: expected a profile for robot {description.name!r}, found {profile.robot!r}"
-        )
-    watched = (description.end_effector_site, *description.safety_points)
-    for box in profile.workspace:
-        if box.point not in watched:
-            hint = nearest_name_hint(box.point, watched)
-            raise SafetyProfileError(
-                f"profile {profile.name!r}: workspace: {description.name} has no watched point {box.point!r}{hint}; "
-                f"watched are {', '.join(dict.fromkeys(watched))}"
-            )
-    built = PathConsistentFilter(description, profile)
-    _check_home(built)
-    return built
+def _sealed(values: FloatArray) -> FloatArray:
+    """A new array, made read-only itself."""
+    values.setflags(write=False)
+    return values
 
 
-def _check_home(built: PathConsistentFilter) -> None:
-    home = built.description.home
-    rest = np.zeros_like(home)
-    kinematics, dt = built.kinematics, SHORTEST_PERIOD
-    motion = MotionFactory(home, rest, kinematics, kinematics.geometry(home), np.ones_like(home), dt, dt).motion(rest)
-    for limit in built.limits:
-        margin = limit.judge(motion).margin
-        if margin < 0.0:
-            raise SafetyProfileError(
-                f"profile {built.profile.name!r}: expected the home posture of {built.description.name} inside every "
-                f"limit, found it outside {limit.name} by {-margin:.3g} {limit.unit}"
-            )
+def _choosers(limits: LimitSet, profile: SafetyProfile) -> _Choosers:
+    fraction = profile.stopping.approach_deceleration_fraction
+    return _Choosers(limits, PathChooser(limits, fraction), Slider(limits, fraction))
+
+
+def _each_once(reasons: tuple[SafetyReason, ...]) -> tuple[SafetyReason, ...]:
+    """Each limit once, with what it said first."""
+    merged: dict[str, SafetyReason] = {}
+    for item in reasons:
+        merged.setdefault(item.limit, item)
+    return tuple(merged.values())
+
+
+def _silence(silent_ns: int, allowed_ns: int) -> SafetyReason:
+    silent, allowed = silent_ns / 1e6, allowed_ns / 1e6
+    return reason(
+        Fault.POLICY_SILENT, f"no heartbeat of the policy for {silent:g} ms, allowed {allowed:g} ms", allowed - silent
+    )

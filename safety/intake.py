@@ -19,6 +19,8 @@ _LARGEST_COMMAND = {CommandMode.POSITION: 100.0, CommandMode.VELOCITY: 100.0, Co
 # The same for the norms of sensed joint positions and velocities: rad, rad/s.
 _FARTHEST = 100.0
 _FASTEST = 1000.0
+_PER_JOINT = ("joint_position", "joint_velocity", "joint_effort")
+_FLOAT64 = np.dtype(np.float64)
 # Control periods outside are a fault of the loop, s.
 SHORTEST_PERIOD = 1e-4
 LONGEST_PERIOD = 0.1
@@ -29,6 +31,8 @@ class Fault(Enum):
 
     CONTROL_PERIOD = "control_period"
     CLOCK_BACKWARDS = "clock_backwards"
+    CLOCK_FROZEN = "clock_frozen"
+    CLOCK_JUMP = "clock_jump"
     STATE_SHAPE = "state_shape"
     STATE_NON_FINITE = "state_non_finite"
     STATE_MAGNITUDE = "state_magnitude"
@@ -44,6 +48,9 @@ class Fault(Enum):
     COMMAND_FUTURE = "command_future"
     COMMAND_WATCHDOG = "command_watchdog"
     OPERATOR_HOLD = "operator_hold"
+    POLICY_SILENT = "policy_silent"
+    CONTACT_FORCE = "contact_force"
+    EXTERNAL_TORQUE = "external_torque"
     TRACKING = "tracking"
     OVERSPEED = "overspeed"
     EMERGENCY_STOP = "emergency_stop"
@@ -67,15 +74,21 @@ class Intake:
         self._command_timeout_ns = round(timing.command_timeout_ms * _MILLISECOND_NS)
         self._watchdog_ns = round(timing.watchdog_ms * _MILLISECOND_NS)
         self._future_ns = round(timing.future_tolerance_ms * _MILLISECOND_NS)
+        self._jump_ns = round(timing.clock_jump_ms * _MILLISECOND_NS)
 
     def clock_fault(self, now_ns: int, last_ns: int, dt: float) -> SafetyReason | None:
         """Check the tick's clock and period.
 
         Args:
             now_ns: The tick's clock.
-            last_ns: The last tick's clock.
+            last_ns: The last tick's clock, -1 before the first tick.
             dt: Control period, s.
         """
+        if last_ns >= 0 and now_ns == last_ns:
+            return reason(Fault.CLOCK_FROZEN, "the clock stands still")
+        if last_ns >= 0 and now_ns - last_ns > self._jump_ns + max(dt, 0.0) * 1e9:
+            step, allowed = (now_ns - last_ns) / _MILLISECOND_NS, self._timing.clock_jump_ms
+            return reason(Fault.CLOCK_JUMP, f"the clock went on by {step:g} ms in one tick", allowed - step)
         if now_ns < last_ns:
             ahead = (last_ns - now_ns) / _MILLISECOND_NS
             return reason(Fault.CLOCK_BACKWARDS, f"the clock went back by {ahead:g} ms", -ahead)
@@ -84,23 +97,22 @@ class Intake:
             return reason(Fault.CONTROL_PERIOD, f"expected a control period of {expected}, found {dt!r}")
         return None
 
-    def state_fault(self, state: RobotState, now_ns: int, last_stamp_ns: int) -> SafetyReason | None:
+    def state_fault(
+        self, state: RobotState, now_ns: int, last_stamp_ns: int, patience_ns: int | None = None
+    ) -> SafetyReason | None:
         """Check a sensed state.
 
         Args:
             state: The state.
             now_ns: The tick's clock.
             last_stamp_ns: Stamp of the newest state seen so far.
+            patience_ns: Oldest state to trust, where that is shorter than the profile's.
         """
-        for name, values in (
-            ("joint_position", state.joint_position),
-            ("joint_velocity", state.joint_velocity),
-            ("joint_effort", state.joint_effort),
-        ):
+        q, qd, effort, wrench = state.joint_position, state.joint_velocity, state.joint_effort, state.wrench
+        for name, values in zip(_PER_JOINT, (q, qd, effort), strict=True):
             if getattr(values, "shape", None) != self._shape:
                 expected = f"{self._shape[0]} values, one for each joint"
                 return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found {np.shape(values)}")
-        q, qd, effort, wrench = state.joint_position, state.joint_velocity, state.joint_effort, state.wrench
         position, quaternion = state.ee_pose.position, state.ee_pose.quaternion
         # Squares: one NaN or infinity anywhere, and the sum is not finite.
         far, fast = float(q.dot(q)), float(qd.dot(qd))
@@ -114,8 +126,9 @@ class Intake:
                 f"found {math.sqrt(far):g} and {math.sqrt(fast):g}",
             )
         age = now_ns - state.stamp_ns
-        if age > self._state_timeout_ns:
-            return self._late(Fault.STATE_STALE, "sensed state", age, self._timing.state_timeout_ms)
+        patience = self._state_timeout_ns if patience_ns is None else min(patience_ns, self._state_timeout_ns)
+        if age > patience:
+            return self._late(Fault.STATE_STALE, "sensed state", age, patience / _MILLISECOND_NS)
         if age < -self._future_ns:
             return self._early(Fault.STATE_FUTURE, "sensed state", age)
         if state.stamp_ns < last_stamp_ns:
@@ -139,7 +152,7 @@ class Intake:
             expected = mode.value if mode is not None else "position, velocity or torque"
             return reason(Fault.COMMAND_MODE, f"expected mode {expected}, found {command.mode}")
         kind, opening = type(cast(object, command.values)), cast(object, command.gripper_opening)
-        if not issubclass(kind, np.ndarray) or command.values.dtype != np.float64:
+        if not issubclass(kind, np.ndarray) or command.values.dtype != _FLOAT64:
             return reason(Fault.COMMAND_TYPE, f"expected a float64 array of values, found {kind.__name__}")
         if command.values.shape != self._shape:
             expected = f"{self._shape[0]} values, one for each joint"

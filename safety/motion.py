@@ -14,7 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from controllers.types import FloatArray
-from safety.kinematics import Geometry, SafetyKinematics
+from safety.contact import Contact
+from safety.hull import HullRows
+from safety.kinematics import Dynamics, Geometry, SafetyKinematics
+from safety.lag import Lag
 
 
 class Motion(NamedTuple):
@@ -24,16 +27,21 @@ class Motion(NamedTuple):
         position: (n,) rad, where the tick starts.
         velocity: (n,) rad/s, proposed.
         previous_velocity: (n,) rad/s, of the last tick.
-        speeds: (n,) rad/s, magnitude of ``velocity``.
-        speed_sum: Sum of ``speeds``, rad/s.
+        previous_acceleration: (n,) rad/s^2, of the last tick.
+        speed_sum: Sum of the joint speeds, rad/s.
         bend: Bound on the acceleration of any watched point along the straight joint path at ``velocity``, m/s^2.
+        rest: How far a watched point may be off the curve that limits reckon with, m.
         rates: (3 k + 3,) linear velocity of the k watched points, m/s, then end-effector angular velocity, rad/s.
         points: (k, 3) m, watched points at ``position``, base frame; point 0 is the end effector.
         middle_points: (k, 3) m, half-way to where the stop ends.
         end_points: (k, 3) m, where the stop ends.
         jacobian: (3 k + 3, n) of the rates.
-        dt: Control period, s.
-        first_time: Time at full velocity before braking starts, s: the tick and the reaction time.
+        hull: What parts the hull from zones and from itself at ``position``.
+        dynamics: Inertia and bias at ``position``.
+        contact: What the arm feels, and how hard its servos would press.
+        lag: What its servos do from now on.
+        carrying: The gripper holds something.
+        dt: Control period, s: time at full velocity before braking starts.
         stop_time: Time from full velocity to rest, s.
         reach_time: Way made in tick and stop, divided by the velocity, s.
         gentle: The stop uses only part of the acceleration limits, and limits keep their standoff: what a command
@@ -43,16 +51,21 @@ class Motion(NamedTuple):
     position: FloatArray
     velocity: FloatArray
     previous_velocity: FloatArray
-    speeds: FloatArray
+    previous_acceleration: FloatArray
     speed_sum: float
     bend: float
+    rest: float
     rates: FloatArray
     points: FloatArray
     middle_points: FloatArray
     end_points: FloatArray
     jacobian: FloatArray
+    hull: HullRows
+    dynamics: Dynamics
+    contact: Contact
+    lag: Lag
+    carrying: bool
     dt: float
-    first_time: float
     stop_time: float
     reach_time: float
     gentle: bool
@@ -64,20 +77,30 @@ class MotionFactory(NamedTuple):
     Attributes:
         position: (n,) rad.
         previous_velocity: (n,) rad/s.
+        previous_acceleration: (n,) rad/s^2.
         kinematics: The arm.
         geometry: Points and Jacobian at ``position``.
+        dynamics: Inertia and bias at ``position``.
+        hull: What parts the hull from zones and from itself at ``position``.
+        contact: What the arm feels.
+        lag: What its servos do from now on.
+        carrying: The gripper holds something.
         acceleration: (n,) rad/s^2 available to a stop.
         dt: Control period, s.
-        first_time: Tick plus reaction time, s.
     """
 
     position: FloatArray
     previous_velocity: FloatArray
+    previous_acceleration: FloatArray
     kinematics: SafetyKinematics
     geometry: Geometry
+    dynamics: Dynamics
+    hull: HullRows
+    contact: Contact
+    lag: Lag
+    carrying: bool
     acceleration: FloatArray
     dt: float
-    first_time: float
 
     def motion(self, velocity: FloatArray) -> Motion:
         """Propose ``velocity`` (n,) rad/s, stopping as hard as the arm can."""
@@ -88,28 +111,33 @@ class MotionFactory(NamedTuple):
         return self._motion(velocity, deceleration_fraction, True)
 
     def _motion(self, velocity: FloatArray, deceleration_fraction: float, gentle: bool) -> Motion:
-        speeds = np.abs(velocity)
+        if not velocity.flags.writeable:
+            velocity = velocity.copy()  # compiled code takes writable arrays only
         points, jacobian = self.geometry
-        stop_time = max((speeds / self.acceleration).tolist()) / deceleration_fraction
-        reach_time = self.first_time + 0.5 * stop_time
-        half_way = velocity * (0.5 * reach_time)
-        middle = self.position + half_way
+        proposal = self.kinematics.propose(
+            self.position, velocity, self.acceleration, jacobian, deceleration_fraction, self.dt
+        )
         return Motion(
             self.position,
             velocity,
             self.previous_velocity,
-            speeds,
-            sum(speeds.tolist()),
-            float(speeds.dot(self.kinematics.curvature.dot(speeds))),
-            jacobian.dot(velocity),
+            self.previous_acceleration,
+            proposal.speed_sum,
+            proposal.bend,
+            proposal.rest,
+            proposal.rates,
             points,
-            self.kinematics.points(middle),
-            self.kinematics.points(middle + half_way),
+            proposal.middle,
+            proposal.end,
             jacobian,
+            self.hull,
+            self.dynamics,
+            self.contact,
+            self.lag,
+            self.carrying,
             self.dt,
-            self.first_time,
-            stop_time,
-            reach_time,
+            proposal.stop_time,
+            proposal.reach_time,
             gentle,
         )
 

@@ -8,9 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from controllers.types import FloatArray, SafetyReason
-from safety.limits import JointAccelerationLimit, JointVelocityLimit, Limit, scale_interval
-from safety.motion import Motion, MotionFactory, braked
+from safety.judging import Judge
+from safety.kernel.joints import box_share, into_box, reach
+from safety.limits import EndEffectorLinearSpeedLimit, KineticEnergyLimit, Limit, LimitSet, scale_interval
+from safety.motion import MotionFactory, braked
 
+# Limits that tell the share of a motion that satisfies them without inequalities.
+_SHARED = (KineticEnergyLimit, EndEffectorLinearSpeedLimit)
 # A share computed to lie on a limit may round to either side of it.
 _ROUNDING = 1.0 - 1e-9
 # The executor's clock never quite stops while the arm may move: a path that runs into a wall and out again is played
@@ -37,26 +41,24 @@ class Choice(NamedTuple):
 class PathChooser:
     """Slows down along the commanded path so that a verified stop always exists. Holds no memory."""
 
-    def __init__(
-        self,
-        velocity: JointVelocityLimit,
-        acceleration: JointAccelerationLimit,
-        others: tuple[Limit, ...],
-        approach_deceleration_fraction: float,
-    ) -> None:
+    def __init__(self, limits: LimitSet, approach_deceleration_fraction: float) -> None:
         """Join the limits.
 
         Args:
-            velocity: Joint velocity limit.
-            acceleration: Joint acceleration limit; the stop uses it in full.
-            others: All other limits.
+            limits: The limits.
             approach_deceleration_fraction: Of the acceleration limit, used to slow down ahead of a limit.
         """
-        self._velocity = velocity
-        self._acceleration = acceleration
+        self._velocity = limits.velocity
+        self._acceleration = limits.acceleration
+        self._jerk = limits.jerk
+        self._judge = Judge(limits)
         self._approach = approach_deceleration_fraction
-        limits: tuple[Limit, ...] = (velocity, acceleration, *others)  # velocity first: it bounds what others see
-        self._judges = tuple((limit, limit.judge, 1.0 / limit.margin_scale) for limit in limits)
+        self._fastest = limits.velocity.maximum.copy()
+        self._hardest, self._jerkiest = limits.acceleration.maximum.copy(), limits.jerk.maximum.copy()
+        still = np.zeros_like(self._fastest)  # what few ticks need is compiled ahead of the first of them, too
+        reach(still, still, self._hardest, self._jerkiest, 1.0, still.copy(), still.copy())
+        box_share(still, -self._fastest, self._fastest)
+        into_box(still, -self._fastest, self._fastest, _ROUNDING, still.copy())
 
     def unchanged(self, factory: MotionFactory, asked: FloatArray) -> Choice:
         """Let ``asked`` (n,) rad/s pass if it, and a gentle stop after it, stay inside every limit.
@@ -64,9 +66,10 @@ class PathChooser:
         Returns:
             The choice, or one whose reason is the limit that objects and whose ``min_margin`` is NaN.
         """
-        margin, limit = self._judge(factory.gentle_motion(asked, self._approach))
-        if limit is None:
-            return Choice(asked, (), 1.0, margin)
+        verdict = self._judge.first(factory, asked, self._approach, gentle=True)
+        if not verdict.objecting:
+            return Choice(asked, (), 1.0, verdict.smallest)
+        limit, margin = verdict.objecting[0]
         return Choice(asked, _with((), limit, margin), 1.0, math.nan)
 
     def slowed(
@@ -80,58 +83,57 @@ class PathChooser:
             asked: (n,) rad/s, the velocity that the command would have needed; the speed scale refers to it.
             reasons: Why that may not pass.
         """
-        target, reasons = self._within_reach(factory, demand, reasons)
+        n, dt = demand.shape[0], factory.dt
+        low, high, velocity = np.empty(n), np.empty(n), np.empty(n)
+        previous = factory.previous_velocity
+        reach(previous, factory.previous_acceleration, self._hardest, self._jerkiest, dt, low, high)
+        target, reasons = self._within_reach(factory, low, high, demand, reasons)
         target, reasons, margin = self._ahead_of_limits(factory, target, reasons)
         if margin == margin:  # not NaN: the target has been judged already
             return Choice(target, reasons, _progress(target, asked), margin)
-        previous = factory.previous_velocity
-        change = np.abs(target - previous)
-        steepness = max((change / (self._acceleration.maximum * factory.dt)).tolist())
-        velocity = target
-        if steepness > 1.0:  # the corner is too sharp for this speed: take it gradually
-            velocity = previous + (target - previous) * (_ROUNDING / steepness)
-            excess = min((self._acceleration.maximum - change / factory.dt).tolist())
-            reasons = _with(reasons, self._acceleration, excess)
-        margin, limit = self._judge(factory.motion(velocity))
-        if limit is None:
-            return Choice(velocity, reasons, _progress(velocity, asked), margin)
+        if not into_box(target, low, high, _ROUNDING, velocity):
+            # The corner is too sharp for this speed: take it gradually.
+            reasons = _with(reasons, self._acceleration, self._acceleration.margin(target, previous, dt))
+        verdict = self._judge.first(factory, velocity, 1.0, gentle=False)
+        if not verdict.objecting:
+            return Choice(velocity, reasons, _progress(velocity, asked), verdict.smallest)
         stop = self.stopping(factory)
-        reasons = _with(reasons, limit, margin)
+        reasons = _with(reasons, *verdict.objecting[0])
         return Choice(stop.velocity, reasons, _progress(stop.velocity, asked), stop.min_margin)
+
+    def stoppable(self, factory: MotionFactory) -> bool:
+        """Whether the stop from the last velocity stays inside every limit."""
+        verdict = self._judge.every(factory, factory.previous_velocity, 1.0, gentle=False)
+        changes = (self._velocity, self._acceleration)
+        return all(limit in changes for limit, _ in verdict.objecting)
 
     def stopping(self, factory: MotionFactory) -> Choice:
         """Execute the stored stop: one more step of braking along the last velocity. Needs no judgement to be safe."""
         velocity = braked(factory.previous_velocity, factory.acceleration, factory.dt)
-        motion = factory.motion(velocity)
-        margin = min(judge(motion).margin * per_scale for _, judge, per_scale in self._judges)
-        return Choice(velocity, (), 0.0, margin)
-
-    def _judge(self, motion: Motion) -> tuple[float, Limit | None]:
-        """Smallest scaled margin if every limit admits a motion; else the margin of the first that does not, and it."""
-        smallest = math.inf
-        for limit, judge, per_scale in self._judges:
-            slack, margin = judge(motion)
-            if not slack >= 0.0:
-                return margin, limit
-            margin *= per_scale
-            if margin < smallest:
-                smallest = margin
-        return smallest, None
+        verdict = self._judge.every(factory, velocity, 1.0, gentle=False)
+        return Choice(velocity, (), 0.0, verdict.smallest)
 
     def _within_reach(
-        self, factory: MotionFactory, demand: FloatArray, reasons: tuple[SafetyReason, ...]
+        self,
+        factory: MotionFactory,
+        low: FloatArray,
+        high: FloatArray,
+        demand: FloatArray,
+        reasons: tuple[SafetyReason, ...],
     ) -> tuple[FloatArray, tuple[SafetyReason, ...]]:
         """The share of the demand that the joints can do in this tick; if there is none, what they can do at all."""
         velocity, acceleration = self._velocity, self._acceleration
+        if not demand.flags.writeable:
+            demand = demand.copy()  # compiled code takes writable arrays only
         share = 1.0
-        _, highest = scale_interval(velocity.box(), demand)
+        _, highest = box_share(demand, -self._fastest, self._fastest)
         if highest < 1.0:
             share = highest
-            reasons = _with(reasons, velocity, min((velocity.maximum - np.abs(demand)).tolist()))
-        lowest, highest = scale_interval(acceleration.box(factory.previous_velocity, factory.dt), demand)
+            reasons = _with(reasons, velocity, velocity.margin(demand))
+        lowest, highest = box_share(demand, low, high)
         if lowest <= highest < 1.0:
-            change = np.abs(demand - factory.previous_velocity)
-            reasons = _with(reasons, acceleration, min((acceleration.maximum - change / factory.dt).tolist()))
+            margin = acceleration.margin(demand, factory.previous_velocity, factory.dt)
+            reasons = _with(reasons, self._jerk, -1.0) if margin >= 0.0 else _with(reasons, acceleration, margin)
             share = min(share, highest)
         return (demand if share >= 1.0 else demand * (share * _ROUNDING)), reasons
 
@@ -139,42 +141,20 @@ class PathChooser:
         self, factory: MotionFactory, demand: FloatArray, reasons: tuple[SafetyReason, ...]
     ) -> tuple[FloatArray, tuple[SafetyReason, ...], float]:
         """The share of the demand that leaves room for a gentle stop; with its margin if it is all, else with NaN."""
-        motion = factory.gentle_motion(demand, self._approach)
-        smallest, share, admitted = math.inf, 1.0, True
-        for limit, judge, per_scale in self._judges:
-            slack, margin = judge(motion)
-            smallest = min(smallest, margin * per_scale)
-            if slack >= 0.0:
-                continue
-            admitted = False
-            if limit is not self._acceleration:
+        verdict = self._judge.every(factory, demand, self._approach, gentle=True)
+        if not verdict.objecting:
+            return demand, reasons, verdict.smallest
+        share, motion = 1.0, None
+        for limit, margin in verdict.objecting:
+            if limit is self._velocity or limit is self._acceleration:
+                continue  # bounded by what the joints can reach
+            if isinstance(limit, _SHARED):
+                share = min(share, limit.share(margin))  # needs no inequalities, and bites most
+            else:
+                motion = motion or self._judge.motion(factory, demand, gentle=True)
                 share = min(share, scale_interval(limit.inequalities(motion), demand)[1])
-                reasons = _with(reasons, limit, margin)
-        target = demand if share >= 1.0 else demand * (share * _ROUNDING)
-        return target, reasons, smallest if admitted else math.nan
-
-
-def caught_up(lag: FloatArray, rate: FloatArray, acceleration: FloatArray, dt: float) -> FloatArray:
-    """Velocity that follows a moving position and closes a lag behind it without overshooting.
-
-    A lag is closed along a straight line, at a speed from which half the acceleration still stops in time; the other
-    half is left for what the position itself does.
-
-    Args:
-        lag: (n,) rad, from where the arm's path stands to where it was asked to be.
-        rate: (n,) rad/s, at which the asked position moves.
-        acceleration: (n,) rad/s^2, limits.
-        dt: Control period, s.
-
-    Returns:
-        (n,) rad/s.
-    """
-    share = 1.0 / dt
-    for distance, limit in zip(np.abs(lag).tolist(), acceleration.tolist(), strict=True):
-        if distance > 0.0:
-            # v dt + v^2 / (2 a) = distance, over distance, with a = limit / 2
-            share = min(share, 2.0 / (dt + math.sqrt(dt * dt + 4.0 * distance / limit)))
-    return rate + lag * share
+            reasons = _with(reasons, limit, margin)
+        return (demand if share >= 1.0 else demand * (share * _ROUNDING)), reasons, math.nan
 
 
 def _with(reasons: tuple[SafetyReason, ...], limit: Limit, margin: float) -> tuple[SafetyReason, ...]:

@@ -135,4 +135,6 @@ def stoppable_share(first: float, second: float, distance: float) -> float:
     root = math.hypot(first, 2.0 * math.sqrt(bending) * math.sqrt(distance))
     if first < 0.0:  # two forms of one root: each avoids the cancellation of the other
         return (root - first) / (2.0 * bending) if bending > 0.0 else math.inf
-    return 2.0 * distance / (first + root) if first + root > 0.0 else math.inf
+    if first + root > 0.0:
+        return 2.0 * distance / (first + root)
+    return 0.0 if bending > 0.0 else math.inf  # no room to bend, or nothing that bends

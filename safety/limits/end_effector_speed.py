@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from safety.kernel.joints import turning_growth
 from safety.limits.base import Inequalities, Judgement
 from safety.motion import Motion
 
@@ -56,12 +57,16 @@ class _SpeedLimit(ABC):
         along = motion.velocity / float(motion.velocity.dot(motion.velocity))
         return Inequalities(along[None], np.array([self.maximum / peak]))
 
+    def share(self, margin: float) -> float:
+        """The share of a motion with a negative ``margin``, in the limit's unit, that satisfies its inequalities."""
+        return self.maximum / (self.maximum - margin)
+
     def _peak(self, motion: Motion) -> float:
         x, y, z = motion.rates[self._rows()].tolist()
         growth = self._growth(motion)
-        start = math.sqrt(x * x + y * y + z * z) + growth * motion.first_time
+        start = math.sqrt(x * x + y * y + z * z) + growth * motion.dt
         gain = growth * motion.stop_time
-        return start if gain <= start else (start + gain) ** 2 / (4.0 * gain)
+        return start if gain <= start else (start + gain) * (start + gain) / (4.0 * gain)
 
 
 class EndEffectorLinearSpeedLimit(_SpeedLimit):
@@ -87,5 +92,4 @@ class EndEffectorAngularSpeedLimit(_SpeedLimit):
         return _ANGULAR
 
     def _growth(self, motion: Motion) -> float:
-        # Each joint turns the axis of every later one at most at its own rate: the sum of all products of two speeds.
-        return 0.5 * (motion.speed_sum * motion.speed_sum - float(motion.speeds.dot(motion.speeds)))
+        return turning_growth(motion.velocity, motion.speed_sum)

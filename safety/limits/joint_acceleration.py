@@ -22,12 +22,15 @@ class JointAccelerationLimit:
         """Set the limits: (n,) rad/s^2, positive."""
         self.maximum = maximum
         self.margin_scale = min(maximum.tolist())
-        self._rounded = maximum * _ROUNDING
+        self.rounded = maximum * _ROUNDING
+
+    def margin(self, velocity: FloatArray, previous_velocity: FloatArray, dt: float) -> float:
+        """Smallest margin of a change of velocity, each (n,) rad/s, in ``dt`` s; negative where it is too sudden."""
+        return min((self.rounded - np.abs(velocity - previous_velocity) / dt).tolist())
 
     def judge(self, motion: Motion) -> Judgement:
         """The stop brakes within the same limits by construction, so the tick decides."""
-        change = np.abs(motion.velocity - motion.previous_velocity)
-        margin = min((self._rounded - change / motion.dt).tolist())
+        margin = self.margin(motion.velocity, motion.previous_velocity, motion.dt)
         return Judgement(margin, margin)
 
     def box(self, previous_velocity: FloatArray, dt: float) -> VelocityBox:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from controllers.types import FloatArray
+from safety.kernel.joints import position_margin
 from safety.limits.base import Judgement, VelocityBox, stoppable_share
 from safety.motion import Motion
 
@@ -26,35 +27,30 @@ class JointPositionLimit:
         """
         self.lower = lower
         self.upper = upper
-        self._centre: FloatArray = 0.5 * (lower + upper)
-        self._half: FloatArray = 0.5 * (upper - lower)
+        self._lower, self._upper = lower.copy(), upper.copy()
         self._acceleration: list[float] = acceleration.tolist()
 
     def judge(self, motion: Motion) -> Judgement:
         """The end of the stop decides: the way there is a straight line."""
-        way = motion.velocity * motion.reach_time
-        margin = min((self._half - np.abs(motion.position + way - self._centre)).tolist())
-        if margin >= 0.0:
-            return Judgement(margin, margin)
-        above = np.maximum(self.upper - motion.position, 0.0) - way
-        below = np.maximum(motion.position - self.lower, 0.0) + way
-        return Judgement(min(min(above.tolist()), min(below.tolist())), margin)
+        return Judgement(
+            *position_margin(motion.position, motion.velocity, self._lower, self._upper, motion.reach_time)
+        )
 
     def inequalities(self, motion: Motion) -> VelocityBox:
         """Velocities from which braking stops short of the range's ends."""
-        stop_time, first_time = motion.stop_time, motion.first_time
+        stop_time, dt = motion.stop_time, motion.dt
         lower: list[float] = []
         upper: list[float] = []
         for above, below, speed, limit in zip(
             (self.upper - motion.position).tolist(),
             (motion.position - self.lower).tolist(),
-            motion.speeds.tolist(),
+            np.abs(motion.velocity).tolist(),
             self._acceleration,
             strict=True,
         ):
             # A joint in motion brakes with the path; one that the path leaves still would brake by its own limit.
             unit = speed if speed > 0.0 else 1.0
-            first, second = unit * first_time, 0.5 * unit * (stop_time if speed > 0.0 else unit / limit)
+            first, second = unit * dt, 0.5 * unit * (stop_time if speed > 0.0 else unit / limit)
             upper.append(unit * stoppable_share(first, second, max(above, 0.0)))
             lower.append(-unit * stoppable_share(first, second, max(below, 0.0)))
         return VelocityBox(np.array(lower), np.array(upper))

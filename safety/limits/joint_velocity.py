@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from controllers.types import FloatArray
 from safety.limits.base import Judgement, VelocityBox
 from safety.motion import Motion
@@ -19,9 +21,13 @@ class JointVelocityLimit:
         self.margin_scale = min(maximum.tolist())
         self._box = VelocityBox(-maximum, maximum)
 
+    def margin(self, velocity: FloatArray) -> float:
+        """Smallest margin of a velocity (n,) rad/s; negative where it is too fast."""
+        return min((self.maximum - np.abs(velocity)).tolist())
+
     def judge(self, motion: Motion) -> Judgement:
         """The stop only slows down, so the tick decides."""
-        margin = min((self.maximum - motion.speeds).tolist())
+        margin = self.margin(motion.velocity)
         return Judgement(margin, margin)
 
     def box(self) -> VelocityBox:
