@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from controllers.types import ActionChunk, ChunkArrival, IntArray
+from controllers.types import ActionChunk, ChunkArrival, FloatArray, IntArray
 from episodes.errors import EpisodeError
 from episodes.manifest import canonical_json
 from episodes.packing import clamp_int64
+from episodes.schema import UNKNOWN_STAMP
 
 MAX_TOKEN_BYTES = 1 << 20  # a stranger's chunk must not be able to fill the disk
 MAX_TEXT = 1 << 16
@@ -25,12 +26,23 @@ class ChunkRecord:
     """One chunk as logged.
 
     Attributes:
-        header: All fields but the tokens, and the tokens' shape and dtype; integers of any size.
-        data: The tokens' bytes.
+        header: All fields but the arrays, and the tokens' shape and dtype; integers of any size. ``forced_rows`` only
+            where it is not 0; ``log_probability`` is the number of bytes of the log-probabilities, where there are any.
+        data: The tokens' bytes, then those of the log-probabilities.
     """
 
     header: dict[str, Any]
     data: bytes
+
+    @property
+    def tokens(self) -> bytes:
+        """The tokens' bytes."""
+        return self.data[: len(self.data) - self.header.get("log_probability", 0)]
+
+    @property
+    def log_probability(self) -> bytes:
+        """Bytes of the log-probabilities, empty where the policy gave none."""
+        return self.data[len(self.data) - self.header.get("log_probability", 0) :]
 
     def is_regular(self, horizon: int, dims: int) -> bool:
         """Whether it fits the tokens table: int64 of the declared shape, all numbers within int64."""
@@ -40,6 +52,7 @@ class ChunkRecord:
             and header["shape"] == [horizon, dims]
             and all(type(header[name]) is str for name in ("tokenizer_id", "spec_hash"))
             and all(type(header[name]) is int and clamp_int64(header[name]) == header[name] for name in NUMBERS)
+            and header.get("log_probability", 0) in (0, horizon * dims * 8)
         )
 
     def encode(self) -> bytes:
@@ -55,13 +68,15 @@ class ChunkRecord:
         """
         header = self.header
         chunk = ActionChunk(
-            tokens=_decode_tokens(header, self.data),
+            tokens=_decode_tokens(header, self.tokens),
             tokenizer_id=_decode_scalar(header["tokenizer_id"]),
             spec_hash=_decode_scalar(header["spec_hash"]),
             observation_stamp_ns=_decode_scalar(header["observation_stamp_ns"]),
             chunk_id=_decode_scalar(header["chunk_id"]),
+            forced_rows=_decode_scalar(header.get("forced_rows", 0)),
+            log_probability=_decode_log_probability(header, self.log_probability),
         )
-        return ChunkArrival(chunk, _decode_scalar(header["inference_ns"]))
+        return ChunkArrival(chunk, _decode_scalar(header["inference_ns"]), header.get("inferred_ns", UNKNOWN_STAMP))
 
 
 def decode_chunk(payload: bytes | memoryview) -> ChunkRecord:
@@ -83,7 +98,14 @@ def chunk_record(arrival: ChunkArrival) -> ChunkRecord:
         "shape": shape,
         "dtype": dtype,
     }
-    return ChunkRecord(header, data)
+    if not (type(chunk.forced_rows) is int and chunk.forced_rows == 0):
+        header["forced_rows"] = _encode_scalar(chunk.forced_rows)
+    if type(arrival.inferred_ns) is int and arrival.inferred_ns != UNKNOWN_STAMP:
+        header["inferred_ns"] = clamp_int64(arrival.inferred_ns)
+    certainty = _encode_log_probability(chunk.log_probability, shape)
+    if certainty:
+        header["log_probability"] = len(certainty)
+    return ChunkRecord(header, data + certainty)
 
 
 def _encode_scalar(value: object) -> object:
@@ -131,6 +153,23 @@ def _encode_tokens(tokens: object) -> tuple[str, list[int], bytes]:
     if len(text) > MAX_TOKEN_BYTES:
         return _CUT_TOKENS, [], f"{len(text)} characters of {type(tokens).__name__}".encode()
     return _JSON_TOKENS, [], text.encode()
+
+
+def _encode_log_probability(values: object, shape: list[int]) -> bytes:
+    """Log-probabilities as float64, one for each token; anything else says nothing and is left out."""
+    if not isinstance(values, np.ndarray):
+        return b""
+    array = cast("np.ndarray[Any, np.dtype[Any]]", values)
+    if array.dtype.kind != "f" or list(array.shape) != shape or array.size * 8 > MAX_TOKEN_BYTES:
+        return b""
+    exact = np.asarray(array, np.float64)
+    return b"" if np.isnan(exact).all() else exact.tobytes()
+
+
+def _decode_log_probability(header: dict[str, Any], data: bytes) -> FloatArray | None:
+    if not data:
+        return None
+    return cast(FloatArray, cast(Any, np).frombuffer(data, np.float64).reshape(header["shape"]))
 
 
 def _decode_tokens(header: dict[str, Any], data: bytes) -> IntArray:

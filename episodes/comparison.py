@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,11 @@ from episodes.episode import Episode
 from episodes.packing import EventRow, TickPacker, decode_events, encode_event
 from episodes.schema import ENUMERATIONS, EventKind, RowArray, TickTable, columns
 
+_STAGES = (
+    (("executor_", "target_", "request_", "commanded_"), "executor"),
+    (("command_",), "controller"),
+    (("safety_", "applied_", "event_rows"), "safety"),
+)
 _EVENT_FIELDS = frozenset({"event_rows"})
 
 
@@ -24,12 +29,17 @@ class Divergence:
         field: Field, with an index in brackets.
         recorded: The recorded value.
         replayed: The value found now.
+        stage: Where in the tick it is: what was sensed or came in (``"input"``), what the ``"executor"``, the
+            ``"controller"`` or the ``"safety"`` filter made of it; empty for what is no tick's.
+        inputs: Inputs of the same tick that differ, too. With none, the tick got what it had got and did otherwise.
     """
 
     tick: int
     field: str
     recorded: str
     replayed: str
+    stage: str = ""
+    inputs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line for people."""
@@ -71,7 +81,7 @@ class BlockComparison:
 
     def _locate(self, packer: TickPacker, start: int, events: list[bytes]) -> Divergence:
         event = _event_difference(events, packer.events)
-        recorded, replayed = self._rows[start : start + packer.count], packer.rows[: packer.count]
+        recorded, replayed = self._rows[start : start + packer.count], packer.rows
         width = self._itemsize
         unequal = (_bytes(recorded).reshape(-1, width) != _bytes(replayed).reshape(-1, width)).any(axis=1)
         if not unequal.any():
@@ -82,7 +92,17 @@ class BlockComparison:
         names = [name for name in columns(TickTable) if _differs(recorded[name][index], replayed[name][index])]
         if event is not None and (event.tick < tick or (event.tick == tick and _EVENT_FIELDS.issuperset(names))):
             return event
-        return _field_difference(tick, names[0], recorded[index], replayed[index])
+        found = _field_difference(tick, names[0], recorded[index], replayed[index])
+        inputs = tuple(name for name in names if stage_of(name) == "input")
+        return replace(found, stage=stage_of(names[0]), inputs=inputs)
+
+
+def stage_of(name: str) -> str:
+    """Which part of the tick a column belongs to."""
+    for prefixes, stage in _STAGES:
+        if name.startswith(prefixes):
+            return stage
+    return "input"
 
 
 def _bytes(rows: RowArray) -> npt.NDArray[np.uint8]:

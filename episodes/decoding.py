@@ -80,6 +80,8 @@ class TickDecoder:
         self._now: list[int] = table.now_ns.tolist()
         self._gripper: list[float] = table.state_gripper_opening.tolist()
         self._stamps: list[int] = table.state_stamp_ns.tolist()
+        self._sent: list[int] = table.sent_ns.tolist()
+        self._applied: list[int] = table.applied_ns.tolist()
 
     def __len__(self) -> int:
         """Number of ticks."""
@@ -88,6 +90,10 @@ class TickDecoder:
     def stamp_ns(self, index: int) -> int:
         """Stamp of the sensed state."""
         return self._stamps[index]
+
+    def write_stamps(self, index: int) -> tuple[int, int]:
+        """When the command was handed to the robot and when the robot had taken it, ns; -1 if unknown."""
+        return self._sent[index], self._applied[index]
 
     def now_ns(self, index: int) -> int:
         """The tick's clock."""
@@ -199,6 +205,8 @@ class TickDecoder:
 
 
 def _copy(values: FloatArray) -> FloatArray:
+    if not values.flags.writeable:
+        return values  # a row of a table that nobody can change
     array = np.array(values)
     array.flags.writeable = False
     return array

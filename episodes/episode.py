@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -10,25 +10,30 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from controllers.types import ImageArray, Observation, Pose, RobotState, frozen_array
+from controllers.types import ImageArray, Observation, Pose, RobotState, TokenPrefix, frozen_array
 from episodes.chunks import ChunkRecord
 from episodes.decoding import TickDecoder, check_enumerations
 from episodes.errors import EpisodeError
-from episodes.images import pixel_digest
+from episodes.images import kept_digest
 from episodes.integrity import array_checksum
 from episodes.manifest import Manifest
 from episodes.packing import EventRow
+from episodes.profile import camera_profile
 from episodes.schema import (
+    UNKNOWN_STAMP,
+    BoolArray,
     ChunkTable,
     EventKind,
     EventTable,
     LabelTable,
+    LoopTable,
     ObservationTable,
     PhysicsTable,
     RowArray,
     TickTable,
     columns,
     rows_from_table,
+    unknown_values,
 )
 from episodes.sources import ArraySource
 from episodes.tables import token_shape
@@ -71,6 +76,11 @@ class Episode:
         """Number of ticks."""
         return len(self.ticks.tick)
 
+    @property
+    def source(self) -> ArraySource:
+        """Where the arrays come from."""
+        return self._source
+
     def unchecked(self) -> Episode:
         """The same episode without checksums: to look at damage."""
         if not self._check:
@@ -112,10 +122,15 @@ class Episode:
         values: dict[str, Array] = {}
         length: int | None = None
         for name, column in columns(table).items():
-            array = self.array(f"{group}/{name}")
             entry = tuple(
                 size if isinstance(size, int) else sizes.get(size, self.manifest.joints) for size in column.shape
             )
+            if column.since > self.manifest.format_version:
+                count = 0 if name in own_length or length is None else length
+                values[name] = unknown_values(column, count, *entry)
+                values[name].flags.writeable = False
+                continue
+            array = self.array(f"{group}/{name}")
             if name not in own_length and length is None:
                 length = array.shape[0]
             expected = (array.shape[0] if name in own_length else length, *entry)
@@ -193,6 +208,10 @@ class Episode:
             for entry in cast(list[dict[str, Any]], self.attributes("chunks").get("malformed", []))
         }
         raw = table.malformed_data.tobytes()
+        forced = cast(dict[str, Any], self.attributes("chunks").get("forced_rows", {}))
+        inferred: list[int] = table.inferred_ns.tolist()
+        known: BoolArray = ~np.isnan(table.log_probability)
+        certain: list[bool] = [bool(row.any()) for row in known]
         records: list[tuple[int, ChunkRecord]] = []
         for index, tick in enumerate(table.arrival_tick.tolist()):
             entry = details.get(index)
@@ -211,7 +230,15 @@ class Episode:
                     "shape": list(table.tokens.shape[1:]),
                     "dtype": "<i8",
                 }
+                if str(index) in forced:
+                    header["forced_rows"] = forced[str(index)]
                 data = table.tokens[index].tobytes()
+                if inferred[index] != UNKNOWN_STAMP:
+                    header["inferred_ns"] = inferred[index]
+                if certain[index]:
+                    certainty = table.log_probability[index].tobytes()
+                    header["log_probability"] = len(certainty)
+                    data += certainty
             records.append((tick, ChunkRecord(header, data)))
         return tuple(records)
 
@@ -220,6 +247,12 @@ class Episode:
         """Rebuilds the typed inputs and outputs of any tick."""
         frames = self._names("ticks", "target_frames")
         return TickDecoder(self.ticks, self.events, self.chunk_records, frames)
+
+    @property
+    def frames_before(self) -> list[str]:
+        """Target frames that ticks before the first of these have introduced: none but in a window."""
+        introduced = {event.name for event in self.events if event.kind is EventKind.TARGET_FRAME}
+        return [name for name in self._names("ticks", "target_frames") if name not in introduced]
 
     @cached_property
     def labels(self) -> LabelTable:
@@ -232,6 +265,14 @@ class Episode:
         """Full physics states."""
         size = len(self.array("physics/initial_state"))
         return self._table("physics", PhysicsTable, ("initial_state",), physics=size)
+
+    @cached_property
+    def memories(self) -> Mapping[int, str]:
+        """The loop's memory before some ticks, as JSON; see :mod:`episodes.loop_memory`."""
+        table = self._table("loop", LoopTable, ("data",))
+        text = table.data.tobytes()
+        places = zip(table.keyframe_tick.tolist(), table.offset.tolist(), table.length.tolist(), strict=True)
+        return {tick: text[start : start + length].decode() for tick, start, length in places}
 
     @cached_property
     def model_xml(self) -> bytes:
@@ -257,7 +298,7 @@ class Episode:
             EpisodeError: A frame is missing, damaged or changed.
         """
         self._check_camera(camera)
-        frames = self._source.array(f"observations/images/{camera}")
+        frames = self._source.frames(camera, 0, len(self.array("observations/stamp_ns")))
         if self._check:
             for index, found in self.changed_frames(camera, 0, frames):
                 raise self._changed_frame(camera, index, found)
@@ -293,9 +334,12 @@ class Episode:
         """Index and digest of those of ``frames``, beginning at ``start``, that are not as they were recorded."""
         digests = self.array(f"observations/image_digest/{camera}")
         present = self.present(camera)
-        for index, frame in enumerate(frames, start):
+        kept: Iterable[bytes] = (np.ascontiguousarray(frame).tobytes() for frame in frames)
+        if camera_profile(self.manifest.camera_profile).lossy:
+            kept = self._source.kept(camera, start, start + len(frames))
+        for index, data in enumerate(kept, start):
             if present[index]:
-                found = pixel_digest(np.ascontiguousarray(frame).tobytes())
+                found = kept_digest(data)
                 if found != digests[index].tobytes():
                     yield index, found.hex()
 
@@ -328,7 +372,17 @@ class Episode:
             commanded_pose=_pose(table.commanded_pose[index]),
             instruction=instructions[int(table.instruction[index])],
             stamp_ns=int(table.stamp_ns[index]),
+            prefix=self._prefix(index),
         )
+
+    def _prefix(self, index: int) -> TokenPrefix | None:
+        """The committed rows that an observation carried."""
+        prefixes = cast(dict[str, Any], self.attributes("observations").get("prefixes", {}))
+        if str(index) not in prefixes:
+            return None
+        tokens = np.array(prefixes[str(index)], np.int64)
+        tokens.flags.writeable = False
+        return TokenPrefix(tokens)
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self.cameras:

@@ -20,3 +20,7 @@ class EpisodeError(ValueError):
         self.expected = expected
         self.found = found
         self.advice = advice
+
+
+class LogLossError(EpisodeError):
+    """The log could not be written completely. What could be is on disk, opens, and has an intact hash chain."""

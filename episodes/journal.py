@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -20,6 +21,8 @@ from episodes.errors import EpisodeError
 from episodes.schema import DIGEST_BYTES
 
 JOURNAL_NAME = "journal.bin"
+RESERVE_NAME = "reserve.bin"
+RESERVE_BYTES = 64 * 1024  # room on a full disk to say that it was full, and how the episode ended
 _MAGIC = b"VEJ1"
 _HEADER = struct.Struct(f"<4sB3xQ{DIGEST_BYTES}s")  # magic, kind, length of payload, digest
 
@@ -37,6 +40,8 @@ class Kind(IntEnum):
     LABEL = 8  # <q stamp> <I rows> <I dims> int64
     KEYFRAME = 9  # <q tick> float64
     END = 10  # outcome, JSON
+    MEMORY = 11  # <q tick> the loop's memory, JSON
+    FAULT = 12  # a time in which nothing could be written, JSON
 
 
 Payload = bytes | bytearray | memoryview
@@ -66,15 +71,24 @@ class JournalFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def append(self, kind: Kind, payload: Payload) -> None:
-        """Append one record."""
+        """Append one record, or nothing.
+
+        Raises:
+            OSError: The disk does not take it; the journal is as it was, and the next record may be tried.
+        """
         offset, previous = self._end
         digest = _digest(previous, kind, payload)
         header = _HEADER.pack(_MAGIC, kind, len(payload), digest)
-        written = os.pwritev(self._fd, [header, payload], offset)
         total = _HEADER.size + len(payload)
-        while written < total:
-            rest = (header + bytes(payload))[written:]
-            written += os.pwrite(self._fd, rest, offset + written)
+        try:
+            written = os.pwritev(self._fd, [header, payload], offset)
+            while written < total:
+                rest = (header + bytes(payload))[written:]
+                written += os.pwrite(self._fd, rest, offset + written)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, offset)  # half a record takes the room that the next one may fit into
+            raise
         self._end = (offset + total, digest)
 
     def sync(self) -> None:
@@ -86,6 +100,26 @@ class JournalFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Reserve:
+    """Room set aside beside a journal, given back when the disk is full."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the room; a disk that has none to spare, or cannot promise any, is no error."""
+        self._path = folder / RESERVE_NAME
+        with contextlib.suppress(OSError):
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                if sys.platform == "linux":
+                    os.posix_fallocate(fd, 0, RESERVE_BYTES)
+            finally:
+                os.close(fd)
+
+    def release(self) -> None:
+        """Give it back. Safe to call twice."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

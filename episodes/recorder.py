@@ -9,6 +9,7 @@ frames beyond a bound, which are dropped (the finished episode shows which).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -18,13 +19,16 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from episodes.errors import EpisodeError
+from episodes.errors import EpisodeError, LogLossError
 from episodes.images import Frame, decode_frame
-from episodes.journal import JOURNAL_NAME, JournalFile, Kind, Payload
+from episodes.journal import JOURNAL_NAME, JournalFile, Kind, Payload, Reserve, read_journal
+from episodes.log_faults import RETRY_S, LogReport, PatientJournal, RecorderStatus, StallWatch, fault_payload
+from episodes.manifest import LogFault, Manifest
+from episodes.profile import camera_profile
+from episodes.schema import row_dtype
 from episodes.store import finalize
 
 _PACKET = struct.Struct("<QBQQ")  # number, kind, offset of this part, length of the record
@@ -35,7 +39,8 @@ _PUMP_BYTES = 512 * 1024  # frame bytes moved in one tick: bounds its cost to a 
 _START_TIMEOUT_S = 30.0
 _FINISH_TIMEOUT_S = 300.0
 _SYNC_PERIOD_S = 1.0
-_READY, _DONE = b"ready", b"done"
+_READY = b"ready"
+_STALL = "the recording process took nothing: a slow disk, or it was stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class _Sender:
         self._queue: deque[_Part] = deque()
         self._next = 0
         self.waiting_bytes = 0
+        self.records = 0
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
 
@@ -59,6 +65,7 @@ class _Sender:
         """Queue a record. ``payload`` must not change any more."""
         view = memoryview(payload)
         total = len(view)
+        self.records += 1
         for offset in range(0, max(total, 1), _PART_BYTES):
             part = view[offset : offset + _PART_BYTES]
             self._queue.append(_Part(_PACKET.pack(self._next, kind, offset, total), part))
@@ -93,7 +100,7 @@ class _Sender:
 
 
 class ProcessBackend:
-    """Hands records to a recording process; see :class:`episodes.writer.Backend`."""
+    """Hands records to a recording process; see :class:`episodes.backends.Backend`."""
 
     def __init__(self, path: Path) -> None:
         """Prepare for the store at ``path``; :meth:`start` starts the process."""
@@ -101,7 +108,17 @@ class ProcessBackend:
         self._process: subprocess.Popen[bytes] | None = None
         self._ticks: _Sender | None = None
         self._frames: _Sender | None = None
+        self._status = RecorderStatus.create()
+        self._stall = StallWatch()
+        self._dropped = self._dropped_before = 0
         self.failure = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing reaches the disk at the moment, empty while all is well."""
+        if self._stall.stalled:
+            return _STALL
+        return self._status.trouble
 
     def start(self) -> None:
         """Start the recorder and wait until it listens.
@@ -117,7 +134,7 @@ class ProcessBackend:
                 "record in lock-step here (manifest.realtime=False)",
             )
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
-        ends = [pair[1].fileno() for pair in pairs]
+        ends = [*(pair[1].fileno() for pair in pairs), self._status.fd]
         root = str(Path(__file__).parent.parent)
         search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
         self._process = subprocess.Popen(
@@ -130,7 +147,9 @@ class ProcessBackend:
         )
         for _, end in pairs:
             end.close()
-        self._await(_READY, _START_TIMEOUT_S)
+        line = self._answer(_START_TIMEOUT_S)
+        if line != _READY.decode():
+            raise self._gone(line)
         self._ticks, self._frames = _Sender(pairs[0][0]), _Sender(pairs[1][0])
 
     def put(self, kind: Kind, payload: Payload) -> None:
@@ -141,18 +160,30 @@ class ProcessBackend:
 
     def put_frame(self, frame: Frame) -> None:
         """Queue a frame unless too many wait already."""
-        if self._frames is not None and self._frames.waiting_bytes + len(frame.data) <= FRAME_BACKLOG_BYTES:
-            self._frames.put(Kind.OBSERVATION, frame.header())
-            self._frames.put(Kind.IMAGE, frame.data)
+        if self._frames is None or self.failure or self._frames.waiting_bytes + len(frame.data) > FRAME_BACKLOG_BYTES:
+            self._dropped += 1
+            return
+        self._frames.put(Kind.OBSERVATION, frame.header())
+        self._frames.put(Kind.IMAGE, frame.data)
 
-    def pump(self) -> None:
-        """Send waiting ticks, then a bounded amount of frames."""
+    def pump(self, tick: int) -> None:
+        """Send waiting ticks, then a bounded amount of frames; look at how the recorder fares."""
         if self._ticks is None or self._frames is None or self.failure:
             return
+        ended = self._stall.step(tick, self._ticks.records, self._status.handled)
+        if ended is not None:
+            self._note_stall(*ended)
+        elif not self._stall.stalled:
+            self._dropped_before = self._dropped
         if self._ticks.waiting_bytes:
             self._pump(self._ticks)
         if self._frames.waiting_bytes:
             self._pump(self._frames, _PUMP_BYTES)
+
+    def _note_stall(self, seconds: float, first_tick: int) -> None:
+        assert self._ticks is not None
+        fault = LogFault(_STALL, first_tick, seconds, self._dropped - self._dropped_before)
+        self._ticks.put(Kind.FAULT, fault_payload(fault))
 
     def _pump(self, sender: _Sender, budget: int = sys.maxsize) -> None:
         try:
@@ -161,43 +192,58 @@ class ProcessBackend:
             # The loop must go on: a dead log is reported here and when the episode is closed.
             self.failure = f"the recording process has gone: {error}"
 
-    def finish(self) -> None:
+    def finish(self) -> LogReport:
         """Send the rest and wait for the recorder to finish the store.
 
         Raises:
             EpisodeError: The recorder died or does not answer.
         """
         if self._ticks is None or self._frames is None:
-            return
+            return LogReport()
         try:
             deadline = time.monotonic() + _FINISH_TIMEOUT_S
             if not self.failure:
                 self._frames.drain(deadline)
                 self._ticks.drain(deadline)
+                stall = self._stall.end()
+                if stall is not None:
+                    self._note_stall(*stall)
+                    self._ticks.drain(deadline)
         except OSError as error:
             self.failure = f"the recording process has gone: {error}"
         finally:
             self._ticks.close()
             self._frames.close()
+            self._status.close()
         if self.failure:
             raise self._dead(self.failure)
-        self._await(_DONE, _FINISH_TIMEOUT_S)
+        line = self._answer(_FINISH_TIMEOUT_S)
+        try:
+            report = LogReport.from_json(line)
+        except ValueError:
+            raise self._gone(line) from None
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process.wait()
+        lost = sum(fault.lost_frames for fault in report.faults if fault.cause != _STALL)
+        return replace(report, dropped_frames=self._dropped + lost)
 
-    def _await(self, word: bytes, timeout_s: float) -> None:
+    def _answer(self, timeout_s: float) -> str:
+        """The recorder's next line, empty if there is none in time."""
         process = self._process
         assert process is not None
         assert process.stdout is not None
         ready, _, _ = select.select((process.stdout,), (), (), timeout_s)
-        line = process.stdout.readline().strip() if ready else b""
-        if line != word:
-            process.poll()
-            raise self._dead(f"{line.decode() or 'no answer'} (exit status {process.returncode})")
-        if word == _DONE:
-            process.stdout.close()
-            process.wait()
+        return process.stdout.readline().strip().decode() if ready else ""
+
+    def _gone(self, line: str) -> EpisodeError:
+        assert self._process is not None
+        self._process.poll()
+        return self._dead(f"{line or 'no answer'} (exit status {self._process.returncode})")
 
     def _dead(self, found: str) -> EpisodeError:
-        return EpisodeError(
+        return LogLossError(
             str(self._path),
             "a recording process that answers",
             found,
@@ -240,37 +286,44 @@ class _Receiver:
 class _Recorder:
     """Appends what arrives to the journal, ticks before frames."""
 
-    def __init__(self, path: Path, tick_fd: int, frame_fd: int) -> None:
+    def __init__(self, path: Path, tick_fd: int, frame_fd: int, status_fd: int) -> None:
         self._path = path
-        self._journal = JournalFile(path / JOURNAL_NAME)
+        self._status = RecorderStatus.of(status_fd)
+        self._file = JournalFile(path / JOURNAL_NAME)
+        opening = Manifest.from_json(json.loads(bytes(read_journal(path / JOURNAL_NAME).records[0][1])))
+        layout = row_dtype(opening.joints)
+        self._profile = camera_profile(opening.camera_profile)
+        self._reserve = Reserve(path)
+        self._journal = PatientJournal(self._file, self._reserve, layout, self._status)
         self._ticks, self._frames = _Receiver(tick_fd), _Receiver(frame_fd)
         self._frame_header = b""
         self._end: bytearray | None = None
+        self._stalls: list[LogFault] = []
 
-    def run(self) -> None:
+    def run(self) -> LogReport:
         """Record until the loop has closed both sockets or died, then finish the store."""
         synced = time.monotonic()
-        for receiver in self._ready():
-            record = receiver.receive()
-            if record is not None:
+        while self._ticks.open or self._frames.open:
+            receiver = self._next()
+            record = None if receiver is None else receiver.receive()
+            if receiver is not None and record is not None:
                 self._take(receiver, *record)
+            self._journal.retry()
             if time.monotonic() - synced > _SYNC_PERIOD_S:
                 self._journal.sync()
                 synced = time.monotonic()
-        if self._end is not None:
-            self._journal.append(Kind.END, self._end)
-        self._journal.sync()
-        finalize(self._path)
-        self._journal.close()
+        lost = self._journal.end(self._end)
+        failure = self._finalized() if not lost else f"the disk refused to the end: {self._journal.faults[-1].cause}"
+        self._file.close()
+        return LogReport((*self._stalls, *self._journal.faults), lost, failure=failure)
 
-    def _ready(self) -> Iterator[_Receiver]:
-        while self._ticks.open or self._frames.open:
-            sockets = [receiver.socket for receiver in (self._ticks, self._frames) if receiver.open]
-            readable, _, _ = select.select(sockets, (), (), _SYNC_PERIOD_S)
-            if self._ticks.socket in readable:
-                yield self._ticks
-            elif readable:
-                yield self._frames
+    def _next(self) -> _Receiver | None:
+        """The socket to read from, None if nothing has come for a while."""
+        sockets = [receiver.socket for receiver in (self._ticks, self._frames) if receiver.open]
+        readable, _, _ = select.select(sockets, (), (), RETRY_S if self._journal.waiting else _SYNC_PERIOD_S)
+        if self._ticks.socket in readable:
+            return self._ticks
+        return self._frames if readable else None
 
     def _take(self, receiver: _Receiver, kind: Kind, payload: bytearray) -> None:
         if receiver is self._ticks:
@@ -278,29 +331,40 @@ class _Recorder:
                 self._end = payload
             else:
                 self._journal.append(kind, payload)
+                if kind is Kind.FAULT:
+                    self._stalls.append(LogFault(**json.loads(payload)))
+            self._status.handled += 1
         elif kind is Kind.IMAGE:
             raw = decode_frame(self._frame_header + payload)
-            packed = raw.compressed()
+            packed = raw.compressed(self._profile)
             self._journal.append(Kind.IMAGE, packed.header() + bytes(packed.data))
         else:
             self._frame_header = bytes(payload)
 
+    def _finalized(self) -> str:
+        """Turn the journal into plain zarr; why not, if it cannot be. The journal is the episode then."""
+        try:
+            finalize(self._path)
+        except OSError as error:
+            self._reserve.release()
+            return f"the journal is complete, the finished store is not: {error}"
+        return ""
+
 
 def main() -> None:
-    """Entry of the recording process: store path and the numbers of the two sockets."""
+    """Entry of the recording process: store path, the numbers of the two sockets and of the page of its status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "sched_setscheduler"):
         # The recorder must not inherit the loop's real-time priority, and must not push the loop off its core
         # when a packet wakes it up.
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    path, tick_fd, frame_fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    recorder = _Recorder(path, tick_fd, frame_fd)
+    recorder = _Recorder(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
     os.write(1, _READY + b"\n")
-    recorder.run()
+    report = recorder.run()
     # Nobody listens when the loop's process was killed; the store is complete all the same.
     with contextlib.suppress(BrokenPipeError):
-        os.write(1, _DONE + b"\n")
+        os.write(1, report.to_json().encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,9 @@ class EpisodeResult:
         min_margin: Smallest safety margin, dimensionless; infinite without safety.
         final_digest: Digest of the physics after the last tick, hexadecimal; empty where it is not known.
         episode: Name of the recorded episode, empty if it was not recorded.
+        collisions: Times that the robot or an object touched an obstacle; None without obstacles, or where it is not
+            known.
+        obstacle_shift_m: Farthest that an obstacle was pushed, m; None like ``collisions``.
     """
 
     task: str
@@ -84,6 +87,8 @@ class EpisodeResult:
     min_margin: float
     final_digest: str = ""
     episode: str = ""
+    collisions: int | None = None
+    obstacle_shift_m: float | None = None
 
 
 def result_of(episode: Episode) -> EpisodeResult:

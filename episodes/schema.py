@@ -1,4 +1,4 @@
-"""The layout of an episode store, version 1: every table, column, shape and unit, in one place.
+"""The layout of an episode store, version 2: every table, column, shape and unit, in one place.
 
 A table is a frozen dataclass of arrays; each field's metadata holds its :class:`Column`. The packed tick row, the
 zarr arrays, the documentation and the order in which replay looks for the first divergence all follow from it.
@@ -25,7 +25,9 @@ from controllers.types import (
     SafetyStatus,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+UNKNOWN_STAMP = -1
 DIGEST_BYTES = 16
 
 ByteArray = npt.NDArray[np.uint8]
@@ -42,28 +44,30 @@ class Column:
         shape: Shape of one entry; ``"n"`` stands for the number of arm joints.
         unit: SI unit, or the meaning of a code.
         doc: What it holds.
+        since: Format version that brought it.
     """
 
     dtype: str
     shape: tuple[int | str, ...]
     unit: str
     doc: str
+    since: int = 1
 
     def entry_shape(self, joints: int) -> tuple[int, ...]:
         """Shape of one entry for ``joints`` arm joints."""
         return tuple(joints if size == "n" else int(size) for size in self.shape)
 
 
-def _column(dtype: str, shape: tuple[int | str, ...], unit: str, doc: str) -> Any:
-    return field(metadata={"column": Column(dtype, shape, unit, doc)})
+def _column(dtype: str, shape: tuple[int | str, ...], unit: str, doc: str, since: int = 1) -> Any:
+    return field(metadata={"column": Column(dtype, shape, unit, doc, since)})
 
 
-def _float(unit: str, doc: str, *shape: int | str) -> Any:
-    return _column("<f8", shape, unit, doc)
+def _float(unit: str, doc: str, *shape: int | str, since: int = 1) -> Any:
+    return _column("<f8", shape, unit, doc, since)
 
 
-def _int(unit: str, doc: str, *shape: int | str) -> Any:
-    return _column("<i8", shape, unit, doc)
+def _int(unit: str, doc: str, *shape: int | str, since: int = 1) -> Any:
+    return _column("<i8", shape, unit, doc, since)
 
 
 def _code(unit: str, doc: str) -> Any:
@@ -147,6 +151,8 @@ class TickTable:
     request_inference: ByteArray = _code("0 or 1", "an observation and a chunk were asked for")
     commanded_pose: FloatArray = _float("m, 1", "reference pose after the tick xyz wxyz, base frame", 7)
     event_rows: IntArray = _int("1", "rows of this tick in the events table")
+    sent_ns: IntArray = _int("ns", "clock when the command was handed to the robot, -1 if unknown", since=2)
+    applied_ns: IntArray = _int("ns", "clock when the robot had taken it, -1 if unknown", since=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +181,15 @@ class ChunkTable:
     chunk_id: IntArray = _int("1", "number given by the policy client")
     observation_stamp_ns: IntArray = _int("ns", "observation that it answers")
     inference_ns: IntArray = _int("ns", "how long inference took")
+    inferred_ns: IntArray = _int("ns", "clock when inference ended, -1 if unknown", since=2)
     tokenizer_id: IntArray = _int("code", "a code into the attribute tokenizer_ids")
     spec_hash: IntArray = _int("code", "a code into the attribute spec_hashes")
     accepted: ByteArray = _code("0 or 1", "taken by the executor")
     malformed: ByteArray = _code("0 or 1", "not (horizon, dims) int64")
     tokens: IntArray = _int("token", "token ids", "horizon", "dims")
+    log_probability: FloatArray = _float(
+        "nat", "the policy's log-probability of each token, NaN if it gave none", "horizon", "dims", since=2
+    )
     malformed_data: ByteArray = _column("|u1", (), "bytes", "raw tokens of malformed chunks (its own length)")
 
 
@@ -220,6 +230,16 @@ class PhysicsTable:
     keyframe_state: FloatArray = _float("mixed", "state that the tick sensed", "physics")
 
 
+@dataclass(frozen=True, slots=True)
+class LoopTable:
+    """The control loop's whole memory before some ticks, as JSON (see ``loop_memory.py``). First axis: key frame."""
+
+    keyframe_tick: IntArray = _int("1", "tick that the memory precedes", since=2)
+    offset: IntArray = _int("bytes", "where its JSON starts in data", since=2)
+    length: IntArray = _int("bytes", "length of its JSON", since=2)
+    data: ByteArray = _column("|u1", (), "UTF-8", "all memories, one after the other (its own length)", 2)
+
+
 TABLES: Mapping[str, type[Any]] = {
     "ticks": TickTable,
     "events": EventTable,
@@ -227,6 +247,7 @@ TABLES: Mapping[str, type[Any]] = {
     "observations": ObservationTable,
     "labels": LabelTable,
     "physics": PhysicsTable,
+    "loop": LoopTable,
 }
 
 
@@ -240,24 +261,25 @@ _ROW_ORDER = {"f8-array": 0, "f8": 1, "i8": 2, "u1": 3, "u1-array": 4}
 
 
 @cache
-def row_layout() -> tuple[tuple[str, Column], ...]:
+def row_layout(version: int = FORMAT_VERSION) -> tuple[tuple[str, Column], ...]:
     """Tick columns in the order of the packed row: float arrays, floats, integers, bytes, byte arrays."""
 
     def rank(item: tuple[str, Column]) -> int:
         column = item[1]
         return _ROW_ORDER[column.dtype[1:] + ("-array" if column.shape else "")]
 
-    return tuple(sorted(columns(TickTable).items(), key=rank))
+    known = ((name, column) for name, column in columns(TickTable).items() if column.since <= version)
+    return tuple(sorted(known, key=rank))
 
 
 @cache
-def row_dtype(joints: int) -> np.dtype[np.void]:
-    """The packed tick row for ``joints`` arm joints; its size is a multiple of 8 bytes."""
+def row_dtype(joints: int, version: int = FORMAT_VERSION) -> np.dtype[np.void]:
+    """The packed tick row of a format version for ``joints`` arm joints; its size is a multiple of 8 bytes."""
     names: list[str] = []
     formats: list[tuple[str, tuple[int, ...]]] = []
     offsets: list[int] = []
     offset = 0
-    for name, column in row_layout():
+    for name, column in row_layout(version):
         shape = column.entry_shape(joints)
         names.append(name)
         formats.append((column.dtype, shape))
@@ -268,13 +290,24 @@ def row_dtype(joints: int) -> np.dtype[np.void]:
 
 
 def table_from_rows(rows: RowArray) -> TickTable:
-    """View packed rows as a table of columns (no copy)."""
-    return TickTable(**{name: rows[name] for name in columns(TickTable)})
+    """View packed rows as a table of columns (no copy). Columns that the rows' version did not know are filled in."""
+    known = set(cast(tuple[str, ...], rows.dtype.names))
+    values = {
+        name: rows[name] if name in known else unknown_values(column, len(rows))
+        for name, column in columns(TickTable).items()
+    }
+    return TickTable(**values)
 
 
-def rows_from_table(table: TickTable, joints: int) -> RowArray:
-    """Pack a table of columns into rows."""
-    rows: RowArray = np.zeros(table.tick.shape[0], row_dtype(joints))
-    for name in columns(TickTable):
+def unknown_values(column: Column, count: int, *shape: int) -> npt.NDArray[Any]:
+    """What a column holds in an episode that is older than the column: -1 or NaN."""
+    fill = {"<f8": np.nan, "<i8": UNKNOWN_STAMP, "|u1": 0}[column.dtype]
+    return np.full((count, *shape), fill, column.dtype)
+
+
+def rows_from_table(table: TickTable, joints: int, version: int = FORMAT_VERSION) -> RowArray:
+    """Pack a table of columns into rows of a format version."""
+    rows: RowArray = np.zeros(table.tick.shape[0], row_dtype(joints, version))
+    for name, _ in row_layout(version):
         rows[name] = getattr(table, name)
     return rows

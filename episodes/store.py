@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from episodes.compression import blosc_metadata, compress, compress_numbers, decompress, zstd_metadata
 from episodes.integrity import ALGORITHM, array_checksum, json_checksum
-from episodes.journal import JOURNAL_NAME, Journal, read_journal
+from episodes.journal import JOURNAL_NAME, RESERVE_NAME, Journal, read_journal
 from episodes.manifest import Manifest, canonical_json
 from episodes.tables import EpisodeTables, ImageStack, tables_from_journal
 
@@ -60,20 +61,25 @@ def write_array(path: Path, array: Array) -> None:
 
 
 def write_images(path: Path, stack: ImageStack, count: int) -> None:
-    """Write frames a few to a chunk: what does not move between them is stored once. Dropped frames are black."""
-    frame_shape = (stack.height, stack.width, 3)
-    group = min(max(1, _IMAGE_CHUNK_BYTES // max(1, math.prod(frame_shape))), _FRAMES_PER_CHUNK)
+    """Write frames a few to a chunk: what does not move between them is stored once. Dropped frames are black.
+
+    JPEGs are rows of bytes, filled up with zeros, which cost nothing.
+    """
+    frame_shape = (stack.longest,) if stack.jpeg else (stack.height, stack.width, 3)
+    size = math.prod(frame_shape)
+    group = min(max(1, _IMAGE_CHUNK_BYTES // max(1, size)), _FRAMES_PER_CHUNK)
     _write_metadata(path, (count, *frame_shape), (group, *frame_shape), np.dtype(np.uint8), zstd_metadata())
     for index in range(math.ceil(count / group)):
         frames = {place: stack.frames.get(index * group + place) for place in range(group)}
-        if group == 1 and frames[0] is not None:
+        if group == 1 and frames[0] is not None and not stack.jpeg:
             _write_chunk(path, index, 4, frames[0].data)
         elif any(frame is not None for frame in frames.values()):
-            block = np.zeros((group, math.prod(frame_shape)), np.uint8)
+            block = np.zeros((group, size), np.uint8)
             for place, frame in frames.items():
                 if frame is not None:
-                    block[place] = np.frombuffer(decompress(frame.data), np.uint8)
-            _write_chunk(path, index, 4, compress(memoryview(block).cast("B")))
+                    kept = np.frombuffer(frame.data if stack.jpeg else decompress(frame.data), np.uint8)
+                    block[place, : len(kept)] = kept
+            _write_chunk(path, index, 1 + len(frame_shape), compress(memoryview(block).cast("B")))
 
 
 def _write_metadata(
@@ -113,15 +119,25 @@ def finalize(path: Path) -> Manifest:
     """Turn the journal of ``path`` into plain zarr and remove it.
 
     The journal stays the truth until the root metadata of the finished store have replaced the opening ones, so
-    being killed in here loses nothing.
+    being killed in here loses nothing. A recording whose disk was full when it ended is finished by calling this again.
 
     Returns:
         The manifest of the finished store.
+
+    Raises:
+        OSError: The disk does not take it; the journal stays, and what was written beside it is removed.
     """
     source = path / JOURNAL_NAME
+    (path / RESERVE_NAME).unlink(missing_ok=True)
     journal: Journal = read_journal(source)
     tables = tables_from_journal(journal, str(path))
-    write_tables(path, tables)
+    try:
+        write_tables(path, tables)
+    except OSError:
+        for folder in path.iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
     source.unlink()
     return tables.manifest
 

@@ -17,10 +17,12 @@ from episodes.errors import EpisodeError
 from episodes.images import Frame, decode_frame
 from episodes.integrity import chain_rows, genesis
 from episodes.journal import Journal, Kind
-from episodes.manifest import Manifest, Outcome
+from episodes.manifest import LogFault, Manifest, Outcome
 from episodes.packing import EventRow, decode_events
+from episodes.profile import camera_profile
 from episodes.schema import (
     DIGEST_BYTES,
+    UNKNOWN_STAMP,
     EventKind,
     EventTable,
     ObservationTable,
@@ -37,11 +39,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class ImageStack:
-    """Compressed frames of one camera, by observation; missing ones were dropped."""
+    """Compressed frames of one camera, by observation; missing ones were dropped. ``jpeg`` says how they are kept."""
 
     height: int
     width: int
     frames: Mapping[int, Frame]
+    jpeg: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the largest frame, as kept."""
+        return max((len(frame.data) for frame in self.frames.values()), default=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,8 @@ class _Sorted:
     frames: list[Frame] = field(default_factory=list[Frame])
     labels: list[tuple[int, Array]] = field(default_factory=list[tuple[int, Array]])
     keyframes: dict[int, FloatArray] = field(default_factory=dict[int, FloatArray])
+    memories: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    faults: list[LogFault] = field(default_factory=list[LogFault])
     outcome: Outcome | None = None
     next_tick: int | None = None
 
@@ -96,7 +106,9 @@ def tables_from_journal(journal: Journal, where: str) -> EpisodeTables:
             "the recording died before its first record or the file was overwritten; nothing can be recovered",
         )
     manifest = content.manifest
-    rows: RowArray = np.concatenate(content.rows) if content.rows else np.zeros(0, row_dtype(manifest.joints))
+    version = manifest.format_version
+    empty = np.zeros(0, row_dtype(manifest.joints, version))
+    rows: RowArray = np.concatenate(content.rows) if content.rows else empty
     arrays: dict[str, Array] = {}
     attributes: dict[str, Mapping[str, object]] = {}
     first, last = (int(rows["tick"][0]), int(rows["tick"][-1])) if len(rows) else (0, -1)
@@ -112,13 +124,26 @@ def tables_from_journal(journal: Journal, where: str) -> EpisodeTables:
     images = _observation_table(arrays, attributes, manifest, content)
     _label_table(arrays, manifest, content.labels)
     _physics_table(arrays, content)
+    _loop_table(arrays, content)
     arrays["model_xml"] = np.frombuffer(content.model, np.uint8)
     chain = chain_rows(
-        genesis(manifest, content.model, content.initial), rows_from_table(table, manifest.joints), events, chunks
+        genesis(manifest, content.model, content.initial),
+        rows_from_table(table, manifest.joints, version),
+        events,
+        chunks,
     )
     arrays["ticks/chain"] = np.frombuffer(b"".join(chain), np.uint8).reshape(len(rows), DIGEST_BYTES)
     closed = _close_manifest(manifest, content, len(rows), images, arrays["observations/stamp_ns"].shape[0])
     return EpisodeTables(closed, arrays, images, attributes)
+
+
+def written_ticks(journal: Journal) -> int:
+    """How many ticks a journal holds."""
+    content = _Sorted()
+    for kind, payload in journal.records:
+        if kind in (Kind.MANIFEST, Kind.BLOCK):
+            _sort_record(content, kind, payload)
+    return sum(len(rows) for rows in content.rows)
 
 
 def _sort_record(content: _Sorted, kind: Kind, payload: memoryview) -> None:
@@ -145,15 +170,21 @@ def _sort_record(content: _Sorted, kind: Kind, payload: memoryview) -> None:
         case Kind.KEYFRAME:
             tick = int.from_bytes(payload[:8], "little", signed=True)
             content.keyframes[tick] = np.frombuffer(payload[8:], np.float64)
+        case Kind.MEMORY:
+            tick = int.from_bytes(payload[:8], "little", signed=True)
+            content.memories[tick] = bytes(payload[8:])
+        case Kind.FAULT:
+            content.faults.append(LogFault(**json.loads(bytes(payload))))
         case Kind.END:
-            content.outcome = Outcome(**json.loads(bytes(payload)))
+            content.outcome = Outcome.from_json(json.loads(bytes(payload)))
 
 
 def _sort_block(content: _Sorted, payload: memoryview) -> None:
     if content.manifest is None:
         return
     size = int.from_bytes(payload[:4], "little")
-    rows: RowArray = np.frombuffer(payload[4 + size :], row_dtype(content.manifest.joints))
+    layout = row_dtype(content.manifest.joints, content.manifest.format_version)
+    rows: RowArray = np.frombuffer(payload[4 + size :], layout)
     first = int(rows["tick"][0])
     if content.next_tick is not None and first != content.next_tick:
         return  # written twice by an interrupted flush
@@ -206,9 +237,12 @@ def _chunk_table(
     tokenizers, specs = _Interner(), _Interner()
     count = len(chunks)
     columns_int = {name: np.zeros(count, np.int64) for name in ("arrival_tick", *NUMBERS, "tokenizer_id", "spec_hash")}
+    columns_int["inferred_ns"] = np.full(count, UNKNOWN_STAMP, np.int64)
+    certainty = np.full((count, horizon, dims), np.nan)
     accepted, malformed = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
     tokens = np.full((count, horizon, dims), -1, np.int64)
     details: list[dict[str, object]] = []
+    forced: dict[str, object] = {}
     raw = bytearray()
     for index, (tick, chunk) in enumerate(chunks):
         header = chunk.header
@@ -220,8 +254,13 @@ def _chunk_table(
         key = (tick, as_int64(header["chunk_id"]))
         accepted[index] = key in taken
         taken.discard(key)
+        if "forced_rows" in header:
+            forced[str(index)] = header["forced_rows"]
+        columns_int["inferred_ns"][index] = header.get("inferred_ns", UNKNOWN_STAMP)
         if chunk.is_regular(horizon, dims):
-            tokens[index] = np.frombuffer(chunk.data, np.int64).reshape(horizon, dims)
+            tokens[index] = np.frombuffer(chunk.tokens, np.int64).reshape(horizon, dims)
+            if chunk.log_probability:
+                certainty[index] = np.frombuffer(chunk.log_probability).reshape(horizon, dims)
         else:
             malformed[index] = 1
             details.append({"row": index, "offset": len(raw), "bytes": len(chunk.data), **header})
@@ -229,12 +268,13 @@ def _chunk_table(
     for name, values in columns_int.items():
         arrays[f"chunks/{name}"] = values
     arrays["chunks/accepted"], arrays["chunks/malformed"] = accepted, malformed
-    arrays["chunks/tokens"] = tokens
+    arrays["chunks/tokens"], arrays["chunks/log_probability"] = tokens, certainty
     arrays["chunks/malformed_data"] = np.frombuffer(bytes(raw), np.uint8)
     attributes["chunks"] = {
         "tokenizer_ids": list(tokenizers.names),
         "spec_hashes": list(specs.names),
         "malformed": details,
+        **({"forced_rows": forced} if forced else {}),
     }
 
 
@@ -266,12 +306,15 @@ def _observation_table(
     stamps, instruction = np.zeros(count, np.int64), np.zeros(count, np.int64)
     code = _Interner()
     cameras: dict[str, None] = {}
+    prefixes: dict[str, list[list[int]]] = {}
     for index, payload in content.observations.items():
         size = int.from_bytes(payload[:4], "little")
         header = json.loads(bytes(payload[4 : 4 + size]))
         stamps[index], instruction[index] = header["stamp_ns"], code(header["instruction"])
         cameras.update(dict.fromkeys(header["cameras"]))
         floats[index] = np.frombuffer(payload[4 + size :], np.float64)
+        if "prefix" in header:
+            prefixes[str(index)] = header["prefix"]
     arrays["observations/stamp_ns"], arrays["observations/instruction"] = stamps, instruction
     arrays["observations/tick"] = _ticks_of_stamps(stamps, arrays)
     position = 0
@@ -279,8 +322,15 @@ def _observation_table(
         values = floats[:, position : position + size]
         arrays[f"observations/{name}"] = np.ascontiguousarray(values if size > 1 else values[:, 0])
         position += size
-    attributes["observations"] = {"instructions": list(code.names), "cameras": list(cameras)}
-    return _image_stacks(arrays, content.frames, list(cameras), count)
+    jpeg = camera_profile(manifest.camera_profile).lossy
+    stacks = _image_stacks(arrays, content.frames, list(cameras), count, jpeg=jpeg)
+    attributes["observations"] = {
+        "instructions": list(code.names),
+        "cameras": list(cameras),
+        **({"prefixes": prefixes} if prefixes else {}),
+        **({"jpeg_sizes": {name: [stack.height, stack.width] for name, stack in stacks.items()}} if jpeg else {}),
+    }
+    return stacks
 
 
 def _ticks_of_stamps(stamps: Array, arrays: Mapping[str, Array]) -> Array:
@@ -294,7 +344,7 @@ def _ticks_of_stamps(stamps: Array, arrays: Mapping[str, Array]) -> Array:
 
 
 def _image_stacks(
-    arrays: dict[str, Array], frames: Sequence[Frame], cameras: Sequence[str], count: int
+    arrays: dict[str, Array], frames: Sequence[Frame], cameras: Sequence[str], count: int, *, jpeg: bool
 ) -> dict[str, ImageStack]:
     stacks: dict[str, ImageStack] = {}
     for camera in cameras:
@@ -308,7 +358,11 @@ def _image_stacks(
         arrays[f"observations/image_digest/{camera}"] = digests
         any_frame = next(iter(mine.values()), None)
         height, width = (any_frame.height, any_frame.width) if any_frame is not None else (1, 1)
-        stacks[camera] = ImageStack(height, width, mine)
+        stacks[camera] = ImageStack(height, width, mine, jpeg)
+        if jpeg:
+            lengths = np.zeros(count, np.int64)
+            lengths[list(mine)] = [len(frame.data) for frame in mine.values()]
+            arrays[f"observations/jpeg_bytes/{camera}"] = lengths
     return stacks
 
 
@@ -326,6 +380,13 @@ def _physics_table(arrays: dict[str, Array], content: _Sorted) -> None:
     arrays["physics/keyframe_state"] = np.array(states, np.float64).reshape(len(states), size)
 
 
+def _loop_table(arrays: dict[str, Array], content: _Sorted) -> None:
+    lengths = np.array([len(text) for text in content.memories.values()], np.int64)
+    arrays["loop/keyframe_tick"] = np.array(list(content.memories), np.int64)
+    arrays["loop/offset"], arrays["loop/length"] = np.cumsum(lengths) - lengths, lengths
+    arrays["loop/data"] = np.frombuffer(b"".join(content.memories.values()), np.uint8)
+
+
 def _close_manifest(
     manifest: Manifest, content: _Sorted, ticks: int, images: Mapping[str, ImageStack], observations: int
 ) -> Manifest:
@@ -333,4 +394,10 @@ def _close_manifest(
     outcome = content.outcome
     if outcome is not None:
         outcome = replace(outcome, ticks=ticks)
-    return replace(manifest, closed=outcome is not None, outcome=outcome, dropped_frames=dropped)
+    return replace(
+        manifest,
+        closed=outcome is not None,
+        outcome=outcome,
+        dropped_frames=dropped,
+        log_faults=tuple(content.faults),
+    )

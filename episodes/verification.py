@@ -12,6 +12,7 @@ from episodes.errors import EpisodeError
 from episodes.integrity import array_checksum, broken_ticks, genesis, json_checksum, json_differences
 from episodes.jsontypes import as_mapping
 from episodes.manifest import Manifest
+from episodes.schema import rows_from_table
 from episodes.store import SEALED_MANIFEST
 
 _FRAMES = 64  # pictures in memory at a time
@@ -112,7 +113,8 @@ def _first_broken_tick(episode: Episode) -> int:
         manifest = episode.manifest if isinstance(sealed, Damage) else sealed
         root = genesis(manifest, episode.model_xml, episode.physics.initial_state)
         chain = episode.array("ticks/chain")
-        broken = broken_ticks(root, chain, episode.rows, episode.events, episode.chunk_records)
+        rows = rows_from_table(episode.ticks, manifest.joints, manifest.format_version)
+        broken = broken_ticks(root, chain, rows, episode.events, episode.chunk_records)
     except (EpisodeError, ValueError, IndexError, UnicodeDecodeError):
         return -1
     # A changed model or initial state breaks the root and thereby the first link only.

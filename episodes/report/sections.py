@@ -12,7 +12,9 @@ import numpy as np
 
 from controllers.types import CommandMode, ExecutorStatus, FloatArray, SafetyStatus
 from episodes.episode import Episode
+from episodes.profile import LOSSLESS
 from episodes.report.charts import Chart, Series, Span, Stem, rate_bar, render, runs
+from episodes.report.deadlines import deadline_table
 from episodes.report.video import ContactSheet, contact_sheets
 from episodes.results import ResultRow
 from episodes.schema import EventKind
@@ -199,7 +201,8 @@ def episode_section(episode: Episode) -> str:
         f'<section class="episode" id="{_text(episode.path.name)}"><header><h2>{_text(manifest.instruction)}</h2>'
         f"{badge}<p>{_text(manifest.task)} · seed {manifest.seed} · {_text(episode.path.name)}</p></header>"
         f"{_facts(episode, time)}{_player(sheets)}"
-        f'<div class="charts">{figures}</div>{_event_list(episode, start)}</section>'
+        f'<div class="charts">{figures}</div>{deadline_table(None if outcome is None else outcome.deadlines)}'
+        f"{_event_list(episode, start)}</section>"
     )
 
 
@@ -222,6 +225,10 @@ def _facts(episode: Episode, time: FloatArray) -> str:
         "longest tick gap": f"{period_ms.max():.2f} ms" if len(period_ms) else "–",
         "dropped frames": sum(manifest.dropped_frames.values()),
     }
+    if manifest.log_faults:
+        items["log not written"] = "; ".join(map(str, manifest.log_faults))
+    if manifest.camera_profile != LOSSLESS:
+        items["pictures"] = f"{manifest.camera_profile}: not quite what the policy saw"
     cells = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in items.items())
     return f'<dl class="facts">{cells}</dl>'
 
