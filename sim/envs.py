@@ -20,7 +20,7 @@ from gymnasium import spaces
 from controllers.loop import LoopState
 from controllers.robot import load_robot
 from controllers.types import ActionChunk, ChunkArrival, RobotState, SafetyStatus, TickInputs, TickOutputs
-from sim.assembly import SimCell, assemble_loop, assemble_sim, default_config
+from sim.assembly import SimCell, assemble_loop, assemble_sim, default_config, episode_config
 from sim.rollout import SUCCESS_HOLD_S
 from sim.stack import StackConfig
 from sim.tabletop import TABLETOP_ACTION_SPEC
@@ -64,7 +64,7 @@ class TabletopEnv(gymnasium.Env[Observations, np.ndarray]):
             action_spec=replace(config.action_spec, horizon=1),
             executor=replace(config.executor, execution_horizon=1),
         )
-        self._tokenizer = tokenizer_from_id(self.config.tokenizer_id)
+        self._tokenizer = tokenizer_from_id(self.config.tokenizer_id, self.config.tokenizer_definition)
         self._loop = assemble_loop(self.config)
         self._ticks_per_step = self.config.control_rate_hz // self.config.action_spec.rate_hz
         self._success_steps = max(1, round(SUCCESS_HOLD_S * self.config.action_spec.rate_hz))
@@ -106,6 +106,8 @@ class TabletopEnv(gymnasium.Env[Observations, np.ndarray]):
         episode_seed = int(self.np_random.integers(1 << 31)) if seed is None else seed
         self._close_cell()
         self._cell = assemble_sim(self.config, self._task.name, episode_seed, instruction=options.get("instruction"))
+        if (own := episode_config(self.config, self._cell)) is not self.config:
+            self._loop = assemble_loop(own)
         self._tick = self._held = 0
         self._state = self._cell.robot.read()
         self._loop_state = self._loop.initial(self._state)

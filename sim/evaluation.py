@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controllers.drivers import InterruptSwitch, StopReason
+from episodes.profile import LogOptions
 from episodes.results import EpisodeResult, write_results
 from episodes.statistics import Proportion, wilson
 from sim.assembly import assemble_loop
@@ -70,6 +71,7 @@ class EvalOptions:
         out_dir: Folder for results and episodes, None to write nothing.
         recording: Which episodes to keep.
         teaching: Record the expert's labels; needs every episode kept.
+        log: How kept episodes are logged.
     """
 
     policy: PolicyFactory
@@ -82,6 +84,7 @@ class EvalOptions:
     out_dir: Path | None = None
     recording: Recording = Recording.NONE
     teaching: Teaching | None = None
+    log: LogOptions = field(default_factory=LogOptions)
 
     def __post_init__(self) -> None:
         """Check names and ranges.
@@ -114,6 +117,12 @@ def success_rate(outcomes: Iterable[bool]) -> Proportion:
     return wilson(sum(results), len(results))
 
 
+def avoidance_rate(outcomes: Iterable[EpisodeResult]) -> Proportion | None:
+    """Episodes without a collision, of those with obstacles, with the 95% Wilson interval; None if there are none."""
+    counts = [outcome.collisions for outcome in outcomes if outcome.collisions is not None]
+    return success_rate(count == 0 for count in counts) if counts else None
+
+
 @dataclass(frozen=True, slots=True)
 class EvalSummary:
     """Results of an evaluation.
@@ -123,6 +132,7 @@ class EvalSummary:
         outcomes: One for each finished episode, by task, then seed.
         by_task: Success rate of each task.
         total: Success rate over all episodes.
+        avoidance: Episodes without a collision, of those with obstacles; None without obstacles.
         complete: All episodes ran; False after Ctrl-C.
     """
 
@@ -131,15 +141,20 @@ class EvalSummary:
     by_task: dict[str, Proportion]
     total: Proportion
     complete: bool
+    avoidance: Proportion | None = None
 
     def to_json(self) -> dict[str, object]:
         """A JSON-ready summary, without the single episodes."""
-        return {
+        data: dict[str, object] = {
             "policy": self.policy,
             "complete": self.complete,
             "total": _rate_json(self.total),
             "by_task": {task: _rate_json(rate) for task, rate in self.by_task.items()},
         }
+        if self.avoidance is not None:
+            data["avoidance"] = _rate_json(self.avoidance)
+            data["collisions"] = sum(outcome.collisions or 0 for outcome in self.outcomes)
+        return data
 
 
 def _rate_json(rate: Proportion) -> dict[str, object]:
@@ -190,6 +205,7 @@ def summarize(tasks: Sequence[str], outcomes: Iterable[EpisodeResult], *, comple
         by_task={task: success_rate(o.success for o in ordered if o.task == task) for task in tasks},
         total=success_rate(o.success for o in ordered),
         complete=complete,
+        avoidance=avoidance_rate(ordered),
     )
 
 
@@ -235,6 +251,7 @@ class _Runner:
             teaching=options.teaching,
             interrupt=interrupt,
             loop=self._loop,
+            log=options.log,
         )
         if folder is not None and keep is Recording.FAILURES and outcome.success:
             shutil.rmtree(folder / outcome.episode)

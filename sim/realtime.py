@@ -1,4 +1,4 @@
-"""One episode in real time: absolute deadlines, pictures taken in a thread, the policy in its own process.
+"""One episode in real time: absolute deadlines, pictures and policy in processes of their own.
 
 The simulation advances by one control period at each tick, so a recorded real-time episode replays bit for bit from
 its log, whatever the machine did to its timing.
@@ -6,145 +6,87 @@ its log, whatever the machine did to its timing.
 
 from __future__ import annotations
 
-import os
-import queue
-import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import mujoco
-import numpy as np
-
-from controllers.drivers import InterruptSwitch, run_realtime
-from controllers.protocols import PolicyClient, TickSink
-from controllers.types import ChunkArrival, FloatArray, JointCommand, Observation, Pose, RobotState
+from controllers.drivers import (
+    CaptureRequest,
+    EventSource,
+    InterruptSwitch,
+    OverrunPolicy,
+    StopCondition,
+    no_events,
+    run_realtime,
+)
+from controllers.lateness import DeadlineRecord
+from controllers.protocols import PolicyClient, PolicyHealth
+from controllers.realtime import RealtimeOptions, realtime
+from controllers.types import JointCommand, Observation, Pose, RobotState, TokenPrefix
+from episodes.log_faults import LogReport
+from episodes.profile import LogOptions
 from episodes.results import EpisodeResult
-from sim.assembly import SimCell, assemble_loop, assemble_sim
-from sim.policies import EXPERT
-from sim.rendering import CameraRenderer, close_shared_context
-from sim.rollout import PolicySource, recorded_cell, success_condition
+from sim.assembly import SimCell, assemble_loop, assemble_sim, episode_config
+from sim.cameras import CameraProcess, Shot
+from sim.policies import EXPERTS
+from sim.rollout import PolicySource, Tally, recorded_cell, success_condition
 from sim.stack import StackConfig
+from vla.process import SupervisedPolicy
 
-_SNAPSHOT = int(mujoco.mjtState.mjSTATE_INTEGRATION)
-_FIFO_PRIORITY = 50
+
+@dataclass(frozen=True)
+class RealtimeSettings:
+    """How an episode runs against the wall clock.
+
+    Attributes:
+        system: What the tick's thread asks of the system.
+        overruns: When too many overruns make the arm hold.
+        log: How it is logged, and whether the arm holds while it cannot be.
+    """
+
+    system: RealtimeOptions = RealtimeOptions()
+    overruns: OverrunPolicy = OverrunPolicy()
+    log: LogOptions = field(default_factory=LogOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How well the deadlines were met.
+    """How well the deadlines were met, and what the system refused.
 
     Attributes:
-        realtime_priority: SCHED_FIFO was granted.
-        late_p50_ms: Median of the start of a tick after its deadline.
-        late_p99_ms: 99th percentile.
-        late_max_ms: Worst.
-        missed: Deadlines skipped.
+        deadlines: Lateness, overruns and misses.
+        refused: What to change to get what the system refused; empty if it refused nothing.
+        policy_faults: Why the policy's process was restarted, and how often; empty if it was not, or has none.
+        log: How the log fared; an episode whose disk was full ends like any other, and says so here.
     """
 
-    realtime_priority: bool
-    late_p50_ms: float
-    late_p99_ms: float
-    late_max_ms: float
-    missed: int
+    deadlines: DeadlineRecord
+    refused: str
+    policy_faults: dict[str, int]
+    log: LogReport = LogReport()
 
 
-class _ClockedRobot:
-    """The simulated arm with its readings stamped by the wall clock."""
+class ClockedRobot:
+    """The simulated arm with its readings stamped by the wall clock; a ``Robot``."""
 
     def __init__(self, cell: SimCell, clock: Callable[[], int]) -> None:
+        """Wrap the arm of ``cell``; ``clock`` gives monotonic nanoseconds."""
         self._robot = cell.robot
         self._clock = clock
 
     def read(self) -> RobotState:
+        """The sensed state, now."""
         return replace(self._robot.read(), stamp_ns=self._clock())
 
     def write(self, command: JointCommand) -> None:
+        """Apply a command for one control period of the simulation."""
         self._robot.write(command)
 
     def physics_digest(self) -> bytes:
+        """Identifies the physics state."""
         return self._robot.physics_digest()
-
-
-@dataclass(frozen=True, slots=True)
-class _Shot:
-    physics: FloatArray
-    state: RobotState
-    commanded_pose: Pose
-
-
-class CameraThread:
-    """Renders snapshots of the physics away from the tick; the newest request wins.
-
-    Attributes:
-        taken: Finished observations, oldest first; the tick thread pops them.
-    """
-
-    def __init__(self, model: mujoco.MjModel, cameras: dict[str, tuple[int, int]], instruction: str) -> None:
-        """Bind to a model; :meth:`start` makes the thread and its GL context."""
-        self._model = model
-        self._cameras = cameras
-        self._instruction = instruction
-        self._jobs: queue.Queue[_Shot | None] = queue.Queue()
-        self.taken: deque[Observation] = deque()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="cameras", daemon=True)
-
-    def start(self) -> None:
-        """Start, and wait until the renderer is warm."""
-        self._thread.start()
-        if not self._ready.wait(30.0):
-            raise RuntimeError("the camera thread did not get a GL context within 30 s; `vla doctor` checks rendering")
-
-    def submit(self, shot: _Shot) -> None:
-        """Ask for the pictures of a snapshot; returns at once."""
-        self._jobs.put(shot)
-
-    def close(self) -> None:
-        """Finish what was asked for, and end."""
-        self._jobs.put(None)
-        self._thread.join(10.0)
-
-    def _work(self) -> None:
-        data = mujoco.MjData(self._model)
-        mujoco.mj_forward(self._model, data)
-        with CameraRenderer(self._model, self._cameras) as renderer:
-            renderer.render(data)
-            self._ready.set()
-            while (shot := self._jobs.get()) is not None:
-                mujoco.mj_setState(self._model, data, shot.physics, _SNAPSHOT)
-                mujoco.mj_forward(self._model, data)
-                images = renderer.render(data)
-                self.taken.append(
-                    Observation(images, shot.state, shot.commanded_pose, self._instruction, shot.state.stamp_ns)
-                )
-        close_shared_context()
-
-
-class _CapturedClient:
-    """Hands finished observations to the log and, where it needs pictures, to the policy."""
-
-    def __init__(self, inner: PolicyClient, cameras: CameraThread, sink: TickSink, *, needs_pictures: bool) -> None:
-        self._inner = inner
-        self._cameras = cameras
-        self._sink = sink
-        self._needs_pictures = needs_pictures
-
-    def request(self, observation: Observation) -> None:
-        """Only for policies that need no pictures: they are asked at once."""
-        if not self._needs_pictures:
-            self._inner.request(observation)
-
-    def poll(self, now_ns: int) -> tuple[ChunkArrival, ...]:
-        taken = self._cameras.taken
-        while taken:
-            observation = taken.popleft()
-            self._sink.record_observation(observation)
-            if self._needs_pictures:
-                self._inner.request(observation)
-        return self._inner.poll(now_ns)
 
 
 def run_episode_realtime(
@@ -156,6 +98,10 @@ def run_episode_realtime(
     out_dir: Path | None = None,
     instruction: str | None = None,
     interrupt: InterruptSwitch | None = None,
+    settings: RealtimeSettings | None = None,
+    events: EventSource = no_events,
+    stop: StopCondition | None = None,
+    max_ticks: int | None = None,
 ) -> tuple[EpisodeResult, Timing]:
     """Run one episode against the wall clock.
 
@@ -167,65 +113,85 @@ def run_episode_realtime(
         out_dir: Folder for the recorded episode, None to record nothing.
         instruction: Words to use instead of the task's own.
         interrupt: Pressed by Ctrl-C.
+        settings: Priority, processors, overruns.
+        events: Operator events by tick.
+        stop: Ends the episode instead of the task's success.
+        max_ticks: Time limit instead of the task's own.
     """
     policy.check(config)
-    loop = assemble_loop(config)
-    blind = replace(config, cameras={})
-    with assemble_sim(blind, task_name, seed, instruction=instruction) as cell:
-        cameras = CameraThread(cell.robot.model, dict(config.cameras), cell.instruction)
-        cameras.start()
+    settings = settings or RealtimeSettings()
+    with assemble_sim(replace(config, cameras={}), task_name, seed, instruction=instruction) as cell:
+        config = episode_config(config, cell)
         started = time.monotonic_ns()
 
         def clock() -> int:
             return time.monotonic_ns() - started
 
-        with recorded_cell(cell, seed, policy.identity, config, out_dir, realtime=True) as tally:
-            client = _CapturedClient(
-                policy.client(cell, config), cameras, tally, needs_pictures=policy.identity.name != EXPERT
-            )
-
-            def capture(state: RobotState, commanded_pose: Pose) -> None:
-                cameras.submit(_Shot(_snapshot(cell), state, commanded_pose))
-                client.request(Observation({}, state, commanded_pose, cell.instruction, state.stamp_ns))
-
-            with _RealtimePriority() as granted:
-                summary = run_realtime(
-                    loop,
-                    _ClockedRobot(cell, clock),
-                    client,
-                    capture,
-                    tally,
-                    max_ticks=max(1, round(cell.instance.time_limit_s * config.control_rate_hz)),
-                    stop=success_condition(cell, config),
-                    clock=clock,
-                    interrupt=interrupt,
-                )
-            cameras.close()
-            while cameras.taken:
-                tally.record_observation(cameras.taken.popleft())
+        loop = assemble_loop(config)
+        client = policy.client(cell, config)
+        with recorded_cell(cell, seed, policy.identity, config, out_dir, realtime=True, log=settings.log) as tally:
+            capture, cameras = _capture(cell, config, policy, client, tally, settings.system.priority)
+            try:
+                with realtime(settings.system) as grants:
+                    summary = run_realtime(
+                        loop,
+                        ClockedRobot(cell, clock),
+                        client,
+                        capture,
+                        tally,
+                        max_ticks=max_ticks or max(1, round(cell.instance.time_limit_s * config.control_rate_hz)),
+                        stop=stop or success_condition(cell, config),
+                        clock=clock,
+                        events=events,
+                        interrupt=interrupt,
+                        overruns=settings.overruns,
+                        health=_health(client),
+                        log=tally,
+                        log_failure=settings.log.failure,
+                        grants=grants,
+                    )
+            finally:
+                if cameras is not None:
+                    cameras.close()
             outcome = tally.finish(seed, policy.identity.name, config, summary)
-    late_ms = np.array(summary.lateness_ns) * 1e-6
-    p50, p99 = np.percentile(late_ms, [50, 99])
-    return outcome, Timing(granted, float(p50), float(p99), float(late_ms.max()), summary.missed)
+    assert summary.deadlines is not None
+    faults = client.faults if isinstance(client, SupervisedPolicy) else ()
+    counts = dict(Counter(fault.kind.value for fault in faults))
+    return outcome, Timing(summary.deadlines, grants.message, counts, tally.log_report)
 
 
-def _snapshot(cell: SimCell) -> FloatArray:
-    model, data = cell.robot.model, cell.robot.data
-    physics = np.empty(mujoco.mj_stateSize(model, _SNAPSHOT))
-    mujoco.mj_getState(model, data, physics, _SNAPSHOT)
-    return physics
+def _capture(
+    cell: SimCell, config: StackConfig, policy: PolicySource, client: PolicyClient, tally: Tally, priority: int
+) -> tuple[CaptureRequest, CameraProcess | None]:
+    """What the tick calls when it wants an observation: it returns at once.
+
+    Pictures are taken in a process of their own; a thread logs them and hands them to the policy. The expert needs
+    none, so it is asked in the tick.
+    """
+    blind = policy.identity.name in EXPERTS
+
+    def deliver(observation: Observation) -> None:
+        tally.record_observation(observation)
+        if not blind:
+            client.request(observation)
+
+    cameras: CameraProcess | None = None
+    if config.cameras:
+        cameras = CameraProcess(cell.scene.xml, dict(config.cameras), deliver, priority)
+        cameras.start()
+
+    def capture(state: RobotState, commanded_pose: Pose, prefix: TokenPrefix | None) -> None:
+        plain = Observation({}, state, commanded_pose, cell.instruction, state.stamp_ns, prefix)
+        if cameras is None:
+            deliver(plain)
+        else:
+            cameras.submit(Shot.now(cell.robot.model, cell.robot.data, plain))
+        if blind:
+            client.request(plain)
+
+    return capture, cameras
 
 
-class _RealtimePriority:
-    """Real-time priority for the calling thread while the block runs, where the system permits it."""
-
-    def __enter__(self) -> bool:
-        self._policy, self._parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
-        except PermissionError:
-            return False
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        os.sched_setscheduler(0, self._policy, self._parameters)
+def _health(client: PolicyClient) -> PolicyHealth | None:
+    """The client's signs of life, where it has any."""
+    return client if isinstance(client, PolicyHealth) else None

@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 
 from controllers.names import nearest_name_hint
-from controllers.robot import RobotDescription
+from controllers.robot import VELOCITY_GAIN_S, RobotDescription
 from controllers.types import NANOSECONDS, CommandMode, FloatArray, JointCommand, Pose, RobotState
 
 _INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -31,7 +31,7 @@ class PhysicsError(RuntimeError):
 
 
 def apply_actuator_mode(
-    spec: mujoco.MjSpec, description: RobotDescription, mode: CommandMode, velocity_gain: float = 0.05
+    spec: mujoco.MjSpec, description: RobotDescription, mode: CommandMode, velocity_gain: float = VELOCITY_GAIN_S
 ) -> None:
     """Make the arm's actuators take commands of ``mode``; call it before compiling.
 

@@ -7,8 +7,8 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -23,23 +23,30 @@ from controllers.drivers import (
     no_events,
     run_lockstep,
 )
+from controllers.latency import LatencyClient
 from controllers.loop import ControlLoop
 from controllers.protocols import PolicyClient
 from controllers.robot import load_robot
 from controllers.types import Observation, SafetyStatus, TickInputs, TickOutputs
-from episodes.manifest import Manifest, Outcome, PolicyIdentity
+from episodes.backends import loss_of
+from episodes.errors import LogLossError
+from episodes.log_faults import LogReport
+from episodes.manifest import Manifest, Outcome, PolicyIdentity, statistics_hash
+from episodes.profile import LogOptions
 from episodes.results import EpisodeResult
 from episodes.writer import EpisodeWriter
-from sim.assembly import SimCell, assemble_loop, assemble_sim
+from sim.assembly import SimCell, assemble_loop, assemble_sim, episode_config
 from sim.experts.policy import ExpertPolicy
+from sim.obstacles.collisions import CollisionMonitor
 from sim.scene import SceneLook
 from sim.stack import StackConfig, options_to_json
 from sim.tasks.base import PhrasingSet
 from sim.teaching import BurstNoise, Mixture, NoiseBursts, TeachingClient
-from vla.tokenizers import tokenizer_from_id
+from vla.tokenizers import UniformBinTokenizer, tokenizer_from_id
 
 SUCCESS_HOLD_S = 0.25
 KEYFRAME_PERIOD_S = 1.0
+REALTIME_KEYFRAME_PERIOD_S = 2.0  # the tick thread encodes them
 INTERRUPT_SETTLE_TICKS = 120
 
 
@@ -73,24 +80,29 @@ class ExpertSource:
 
     identity = PolicyIdentity("expert")
 
-    def __init__(self, latency_ns: int = 0) -> None:
-        """Declare the latency of its chunks on the virtual clock."""
+    def __init__(self, latency_ns: int = 0, *, blind: bool = False) -> None:
+        """Declare the latency of its chunks on the virtual clock, and whether it knows of obstacles."""
         self._latency_ns = latency_ns
+        self._blind = blind
+        if blind:
+            self.identity = PolicyIdentity("blind_expert")
 
     def check(self, config: StackConfig) -> None:
         """Any stack will do."""
 
     def client(self, cell: SimCell, config: StackConfig) -> PolicyClient:
         """The expert of this episode's task."""
-        return InlinePolicyClient(expert_policy(cell, config), self._latency_ns)
+        return InlinePolicyClient(expert_policy(cell, config, blind=self._blind), self._latency_ns)
 
     def close(self) -> None:
         """Nothing to end."""
 
 
-def expert_policy(cell: SimCell, config: StackConfig) -> ExpertPolicy:
-    """The expert for one cell, writing the tokens that the stack reads."""
-    return ExpertPolicy(cell.instance, cell.robot, config.action_spec, tokenizer_from_id(config.tokenizer_id))
+def expert_policy(cell: SimCell, config: StackConfig, *, blind: bool = False) -> ExpertPolicy:
+    """The expert for one cell, writing the tokens that the stack reads; it plans around obstacles unless ``blind``."""
+    zones = () if blind else cell.obstacles.zones
+    tokenizer = tokenizer_from_id(config.tokenizer_id, config.tokenizer_definition)
+    return ExpertPolicy(cell.instance, cell.robot, config.action_spec, tokenizer, zones)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +130,38 @@ class Tally:
     safety: Counter[str] = field(default_factory=Counter)
     limits: Counter[str] = field(default_factory=Counter)
     min_margin: float = math.inf
+    monitor: CollisionMonitor = field(init=False)
 
-    def record_tick(self, inputs: TickInputs, outputs: TickOutputs, physics_digest: bytes) -> None:
+    def __post_init__(self) -> None:
+        robot = self.cell.robot
+        self.monitor = CollisionMonitor(robot.model, robot.data, self.cell.obstacles.obstacles)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing reaches the disk at the moment, empty while all is well or nothing is recorded."""
+        return self.writer.trouble if self.writer is not None else ""
+
+    @property
+    def log_report(self) -> LogReport:
+        """How the log fared, after :meth:`finish`."""
+        return self.writer.report if self.writer is not None else LogReport()
+
+    def offer_memory(self, tick: int, loop_state: object) -> None:
+        """Keep a key frame where one is due."""
+        if self.writer is not None and tick and tick % self.keyframe_ticks == 0:
+            self.writer.record_keyframe(tick, self.cell.robot.get_state(), loop_state)
+
+    def record_tick(
+        self,
+        inputs: TickInputs,
+        outputs: TickOutputs,
+        physics_digest: bytes,
+        sent_ns: int = -1,
+        applied_ns: int = -1,
+    ) -> None:
+        """Take one tick."""
         verdict, report = outputs.safety, outputs.executor
+        self.monitor.observe()
         self.safety[verdict.status.value] += 1
         self.limits.update({reason.limit for reason in verdict.reasons})
         self.rejections.update(rejection.reason.value for rejection in report.rejections)
@@ -128,10 +169,7 @@ class Tally:
         if verdict.status is not SafetyStatus.OFF:
             self.min_margin = min(self.min_margin, verdict.min_margin)
         if self.writer is not None:
-            self.writer.record_tick(inputs, outputs, physics_digest)
-            following = inputs.tick + 1
-            if following % self.keyframe_ticks == 0:
-                self.writer.record_keyframe(following, self.cell.robot.get_state())
+            self.writer.record_tick(inputs, outputs, physics_digest, sent_ns, applied_ns)
 
     def record_observation(self, observation: Observation) -> None:
         """Take one observation."""
@@ -139,10 +177,12 @@ class Tally:
             self.writer.record_observation(observation)
 
     def finish(self, seed: int, policy: str, config: StackConfig, summary: RunSummary) -> EpisodeResult:
-        """Close the log and sum up."""
+        """Close the log and sum up; what the log lost is in :attr:`log_report`."""
         success = summary.reason is StopReason.SUCCESS
+        obstacles, count = self.cell.obstacles.obstacles, self.monitor.count()
         if self.writer is not None:
-            self.writer.close(Outcome(success, summary.reason.value))
+            with suppress(LogLossError):  # the episode happened all the same
+                self.writer.close(Outcome(success, summary.reason.value, deadlines=summary.deadlines))
         return EpisodeResult(
             task=self.cell.instance.task_name,
             seed=seed,
@@ -159,21 +199,39 @@ class Tally:
             min_margin=self.min_margin,
             final_digest=self.cell.robot.physics_digest().hex(),
             episode=self.writer.path.name if self.writer is not None else "",
+            collisions=count.collisions if obstacles else None,
+            obstacle_shift_m=count.shift_m if obstacles else None,
         )
 
 
 @contextmanager
 def recorded_cell(
-    cell: SimCell, seed: int, policy: PolicyIdentity, config: StackConfig, out_dir: Path | None, *, realtime: bool
+    cell: SimCell,
+    seed: int,
+    policy: PolicyIdentity,
+    config: StackConfig,
+    out_dir: Path | None,
+    *,
+    realtime: bool,
+    log: LogOptions | None = None,
 ) -> Iterator[Tally]:
     """A tally that records to ``out_dir``, or records nothing; leaving the block closes the log in any case."""
-    keyframe_ticks = max(1, round(KEYFRAME_PERIOD_S * config.control_rate_hz))
+    period_s = REALTIME_KEYFRAME_PERIOD_S if realtime else KEYFRAME_PERIOD_S
+    keyframe_ticks = max(1, round(period_s * config.control_rate_hz))
     if out_dir is None:
         yield Tally(cell, None, keyframe_ticks)
         return
     out_dir.mkdir(parents=True, exist_ok=True)
     name = episode_name(cell.instance.task_name, seed)
     manifest = build_manifest(name.removesuffix(".zarr"), cell, seed, policy, config, realtime=realtime)
+    log = log or LogOptions()
+    manifest = replace(
+        manifest,
+        keyframe_ticks=keyframe_ticks,
+        camera_profile=str(log.cameras),
+        log_failure=log.failure.value,
+        faults=log.faults,
+    )
     xml = cell.scene.xml.encode()
     with EpisodeWriter(out_dir / name, manifest, model_xml=xml, initial_state=cell.initial_state) as writer:
         yield Tally(cell, writer, keyframe_ticks)
@@ -194,6 +252,7 @@ def run_episode(
     interrupt: InterruptSwitch | None = None,
     success_hold_s: float = SUCCESS_HOLD_S,
     loop: ControlLoop | None = None,
+    log: LogOptions | None = None,
 ) -> EpisodeResult:
     """Run one episode until success, the task's time limit or an interrupt, and close its log.
 
@@ -210,20 +269,25 @@ def run_episode(
         events: Operator events by tick.
         interrupt: Pressed by Ctrl-C: the arm is told to hold, comes to rest, and the episode closes.
         success_hold_s: The goal must hold this long.
-        loop: A loop that :func:`assemble_loop` built from the same configuration, to save building it.
+        loop: A loop that :func:`assemble_loop` built from the same configuration, to save building it; not used where
+            obstacles give the episode limits of its own.
+        log: How it is logged; in lock-step a disk that takes nothing ends the episode, whatever it says.
 
     Raises:
+        EpisodeError: The log cannot be written.
         ValueError: The policy does not fit the stack, or labels are asked for without a log.
     """
     policy.check(config)
     if teaching is not None and out_dir is None:
         raise ValueError("expected out_dir for the labels of teaching, found none")
-    loop = assemble_loop(config) if loop is None else loop
     with ExitStack() as stack:
         cell = stack.enter_context(
             assemble_sim(config, task_name, seed, instruction=instruction, phrasing=phrasing, look=look)
         )
-        tally = stack.enter_context(recorded_cell(cell, seed, policy.identity, config, out_dir, realtime=False))
+        own = episode_config(config, cell)
+        if loop is None or own is not config:
+            loop = assemble_loop(own)
+        tally = stack.enter_context(recorded_cell(cell, seed, policy.identity, own, out_dir, realtime=False, log=log))
         summary = run_lockstep(
             loop,
             cell.robot,
@@ -235,7 +299,10 @@ def run_episode(
             events=events,
             interrupt=interrupt,
         )
-        return tally.finish(seed, policy.identity.name, config, summary)
+        result = tally.finish(seed, policy.identity.name, config, summary)
+        if tally.writer is not None and tally.log_report.failure:
+            raise loss_of(tally.writer.path, tally.log_report)
+        return result
 
 
 def success_condition(cell: SimCell, config: StackConfig, hold_s: float = SUCCESS_HOLD_S) -> StopCondition:
@@ -261,7 +328,7 @@ def episode_name(task_name: str, seed: int) -> str:
 
 
 def new_interrupt() -> InterruptSwitch:
-    """A switch that leaves a simulated arm, which follows its commands with a lag of 0.1 s, time to come to rest."""
+    """A switch that leaves a simulated arm, which lags behind its commands, time to come to rest."""
     return InterruptSwitch(settle_ticks=INTERRUPT_SETTLE_TICKS)
 
 
@@ -293,11 +360,20 @@ def _client(
     teaching: Teaching | None,
 ) -> PolicyClient:
     if teaching is None or writer is None:
-        return policy.client(cell, config)
+        client = policy.client(cell, config)
+        return client if config.latency is None else LatencyClient(client, config.latency)
+    if config.latency is not None:
+        raise ValueError(f"expected no latency for teaching, found {config.latency}")
     noise_rng, driver_rng = cell.streams.policy.spawn(2)
     noise = None
     if teaching.noise is not None:
-        noise = NoiseBursts(teaching.noise, tokenizer_from_id(config.tokenizer_id), noise_rng)
+        tokenizer = tokenizer_from_id(config.tokenizer_id)
+        if not isinstance(tokenizer, UniformBinTokenizer):
+            raise ValueError(
+                f"noise pushes tokens by bins: expected a uniform tokenizer, found {config.tokenizer_id!r}; teach with "
+                "the stack's default"
+            )
+        noise = NoiseBursts(teaching.noise, tokenizer, noise_rng)
     return TeachingClient(
         expert_policy(cell, config),
         writer.record_label,
@@ -327,6 +403,7 @@ def build_manifest(
         physics_timestep_s=config.physics_timestep_s,
         action_spec=config.action_spec.to_json(),
         action_spec_hash=config.action_spec.hash,
+        statistics_hash=statistics_hash(config.action_spec.statistics),
         tokenizer_id=config.tokenizer_id,
         safety_profile={} if safety is None else safety.to_json(),
         safety_profile_hash="" if safety is None else safety.hash,

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
 from types import MappingProxyType
 from typing import Any, TypeVar, cast, get_type_hints
 
+from controllers.chunking import ChunkingOptions
 from controllers.differential_ik import DifferentialIK, DifferentialIKOptions
 from controllers.executor import ExecutorOptions
 from controllers.joint_impedance import JointImpedance, JointImpedanceOptions
 from controllers.kinematics import ArmModel
-from controllers.names import nearest_name_hint
+from controllers.latency import LatencyModel, TraceLatency, parse_latency
+from controllers.names import nearest_name_hint, unknown_name
 from controllers.operational_space import OperationalSpace, OperationalSpaceOptions
 from controllers.protocols import Controller
 from controllers.robot import load_robot
 from controllers.types import ActionSpec, CommandMode
-from safety.profile import SafetyProfile, load_profile
+from safety.profile import SafetyProfile, load_profile, parse_profile
+from sim.obstacles.options import ObstacleOptions
 from sim.scene import PHYSICS_TIMESTEP
 from sim.tabletop import CAMERAS, CONTROL_RATE_HZ, EXECUTION_HORIZON, SETTLE_S, TABLETOP_ACTION_SPEC
 from vla.tokenizers import COMPACT_TOKENIZER
@@ -49,6 +53,8 @@ _KEYS = (
     "executor",
     "cameras",
 )
+# Logged only where it is not the default.
+_OPTIONAL_KEYS = ("obstacles", "tokenizer_definition", "chunking", "latency")
 
 
 class StackConfigError(ValueError):
@@ -71,10 +77,15 @@ class StackConfig:
         settle_s: Physics before tick 0 in which objects come to rest.
         action_spec: Contract of the actions.
         tokenizer_id: Identity of the tokenizer.
+        tokenizer_definition: What that identity names by a hash (bin edges, a vocabulary); empty if it says all.
         safety: The safety profile, None to run without safety.
         safety_off_reason: Why there is no safety; required then, empty otherwise.
         executor: How chunks are played.
+        chunking: How they follow each other while the model thinks.
+        latency: How long the policy's answers take in lock-step, None for no time at all; the loop does not know.
         cameras: Camera name -> (height, width) in pixels; empty for policies that need no pictures.
+        obstacles: Things in the way of the task, None for none. What an episode logs holds their zones, too, among the
+            safety profile's keep-outs.
     """
 
     robot: str = "panda"
@@ -84,10 +95,14 @@ class StackConfig:
     settle_s: float = SETTLE_S
     action_spec: ActionSpec = TABLETOP_ACTION_SPEC
     tokenizer_id: str = COMPACT_TOKENIZER.tokenizer_id
+    tokenizer_definition: str = ""
     safety: SafetyProfile | None = field(default_factory=lambda: load_profile("panda_tabletop"))
     safety_off_reason: str = ""
     executor: ExecutorOptions = field(default_factory=lambda: ExecutorOptions(execution_horizon=EXECUTION_HORIZON))
+    chunking: ChunkingOptions = ChunkingOptions()
+    latency: LatencyModel | None = None
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType(dict(CAMERAS)))
+    obstacles: ObstacleOptions | None = None
 
     def __post_init__(self) -> None:
         """Check what no part could check alone.
@@ -134,7 +149,7 @@ class StackConfig:
 
     def to_json(self) -> dict[str, object]:
         """A JSON-ready description; equal configurations give equal JSON."""
-        return {
+        data: dict[str, object] = {
             "robot": self.robot,
             "controller": self.controller_name,
             "controller_options": options_to_json(self.controller),
@@ -148,6 +163,15 @@ class StackConfig:
             "executor": options_to_json(self.executor),
             "cameras": {name: list(size) for name, size in self.cameras.items()},
         }
+        if self.tokenizer_definition:
+            data["tokenizer_definition"] = self.tokenizer_definition
+        if self.obstacles is not None:
+            data["obstacles"] = options_to_json(self.obstacles)
+        if self.chunking != ChunkingOptions():
+            data["chunking"] = options_to_json(self.chunking)
+        if self.latency is not None:
+            data["latency"] = latency_to_json(self.latency)
+        return data
 
     @staticmethod
     def from_json(data: Mapping[str, object]) -> StackConfig:
@@ -156,8 +180,9 @@ class StackConfig:
         Raises:
             StackConfigError: An unknown, missing or mistyped entry.
         """
-        _check_keys("stack", data, _KEYS)
-        safety = data["safety"]
+        _check_keys("stack", data, _KEYS, _OPTIONAL_KEYS)
+        safety, obstacles = data["safety"], data.get("obstacles")
+        chunking, latency = data.get("chunking"), data.get("latency")
         return StackConfig(
             robot=_as("stack.robot", data["robot"], str),
             controller=controller_options(
@@ -169,12 +194,20 @@ class StackConfig:
             settle_s=_as("stack.settle_s", data["settle_s"], float),
             action_spec=ActionSpec.from_json(_as("stack.action_spec", data["action_spec"], dict)),
             tokenizer_id=_as("stack.tokenizer_id", data["tokenizer_id"], str),
-            safety=None if safety is None else SafetyProfile.from_json(_as("stack.safety", safety, dict)),
+            tokenizer_definition=_as("stack.tokenizer_definition", data.get("tokenizer_definition", ""), str),
+            safety=None if safety is None else parse_profile(_as("stack.safety", safety, dict)),
             safety_off_reason=_as("stack.safety_off_reason", data["safety_off_reason"], str),
             executor=options_from_json(
                 "stack.executor", ExecutorOptions, _as("stack.executor", data["executor"], dict)
             ),
+            chunking=ChunkingOptions()
+            if chunking is None
+            else options_from_json("stack.chunking", ChunkingOptions, _as("stack.chunking", chunking, dict)),
+            latency=None if latency is None else latency_from_json(_as("stack.latency", latency, dict)),
             cameras=_cameras(_as("stack.cameras", data["cameras"], dict)),
+            obstacles=None
+            if obstacles is None
+            else options_from_json("stack.obstacles", ObstacleOptions, _as("stack.obstacles", obstacles, dict)),
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -216,6 +249,8 @@ def options_to_json(options: object) -> dict[str, object]:
     data: dict[str, object] = {}
     for item in fields(cast(Any, options)):
         value = getattr(options, item.name)
+        if isinstance(value, Enum):
+            value = value.value
         data[item.name] = options_to_json(value) if is_dataclass(value) else value
     return data
 
@@ -234,6 +269,8 @@ def options_from_json(where: str, kind: type[_T], data: Mapping[str, object]) ->
         place, hint = f"{where}.{name}", hints[name]
         if is_dataclass(hint):
             values[name] = options_from_json(place, cast("type[Any]", hint), _as(place, data[name], dict))
+        elif issubclass(hint, Enum):
+            values[name] = _member(place, data[name], hint)
         else:
             values[name] = _as(place, data[name], hint)
     return kind(**values)
@@ -247,6 +284,38 @@ def _as(where: str, value: object, kind: type[_T]) -> _T:
     return value
 
 
+def _member(where: str, value: object, kind: type[Enum]) -> Enum:
+    names = [str(item.value) for item in kind]
+    if value not in names:
+        raise StackConfigError(f"{where}: {unknown_name('name', str(value), names)}")
+    return kind(value)
+
+
+def latency_to_json(latency: LatencyModel) -> dict[str, object]:
+    """A latency model as text; a trace with its numbers, since its file may be gone when the log is read."""
+    data: dict[str, object] = {"model": str(latency)}
+    if isinstance(latency.distribution, TraceLatency):
+        data["trace_ms"] = list(latency.distribution.latencies_ms)
+    return data
+
+
+def latency_from_json(data: Mapping[str, object]) -> LatencyModel:
+    """Rebuild a latency model from :func:`latency_to_json`.
+
+    Raises:
+        StackConfigError: An unknown, missing or mistyped entry.
+        LatencyError: A text that is no model.
+    """
+    _check_keys("stack.latency", data, ("model",), ("trace_ms",))
+    text, trace = _as("stack.latency.model", data["model"], str), data.get("trace_ms")
+    if trace is None:
+        return parse_latency(text)
+    numbers = tuple(None if v is None else _as("stack.latency.trace_ms", v, float) for v in cast("list[object]", trace))
+    path, *options = text.removeprefix("trace:").split(",")
+    rest = parse_latency(",".join(("0ms", *options)))
+    return replace(rest, distribution=TraceLatency(numbers, path))
+
+
 def _cameras(data: Mapping[str, object]) -> Mapping[str, tuple[int, int]]:
     cameras: dict[str, tuple[int, int]] = {}
     for name, size in data.items():
@@ -257,11 +326,12 @@ def _cameras(data: Mapping[str, object]) -> Mapping[str, tuple[int, int]]:
     return MappingProxyType(cameras)
 
 
-def _check_keys(where: str, data: Mapping[str, object], names: tuple[str, ...]) -> None:
+def _check_keys(where: str, data: Mapping[str, object], names: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+    known = names + optional
     for key in data:
-        if key not in names:
+        if key not in known:
             raise StackConfigError(
-                f"{where}: unknown entry {key!r}{nearest_name_hint(str(key), names)}; valid: {', '.join(names)}"
+                f"{where}: unknown entry {key!r}{nearest_name_hint(str(key), known)}; valid: {', '.join(known)}"
             )
     missing = [name for name in names if name not in data]
     if missing:

@@ -2,6 +2,9 @@
 
 An aim says where the hand should go from here. It is a function of the current state alone, so an expert can label
 any state that another policy has brought about.
+
+Tolerances are as wide as the tasks allow, and aims lie beyond where success begins. A learner sees distances to a few
+millimetres: where the expert insists on less, the learner hovers for ever between going down and going up.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ FINGER_HALF_Y_M = 0.0225
 OPEN_M = 0.08
 _OPEN_ENOUGH_M = 0.072
 _CLOSED_ENOUGH_M = 0.012
+_TURN_WEIGHT_M = 0.03  # an error of 1 rad in yaw keeps the hand as high as this distance does
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def approach(
     hover: float,
     clear: float,
     contact_speed: float = 0.10,
-    tight: float = 0.004,
+    tight: float = 0.007,
 ) -> Aim:
     """Come down on ``point`` through a funnel: over it first, then down; up first when low and far away.
 
@@ -122,9 +126,9 @@ def approach(
     """
     x, y, z = point
     lateral = distance(hand, x, y)
-    error = lateral + 0.04 * abs(wrap(yaw - hand.yaw, math.pi))
+    error = lateral + _TURN_WEIGHT_M * abs(wrap(yaw - hand.yaw, math.pi))
     obeyed = hand.opening > _OPEN_ENOUGH_M if opening > 0.5 else hand.opening < _CLOSED_ENOUGH_M
-    lift = clamp01((error - tight) / 0.022) if obeyed else 1.0
+    lift = clamp01((error - tight) / 0.024) if obeyed else 1.0
     free = max(clamp01((hand.z - clear) / 0.03), clamp01((0.020 - lateral) / 0.008))
     speed = min(CRUISE_M_S, contact_speed + 4.0 * max(hand.z - z, 0.0)) if lateral < 0.03 else CRUISE_M_S
     return Aim(
@@ -162,9 +166,9 @@ def pick(hand: Hand, item: Item, *, hover: float = 0.12, clear: float = 0.065, t
     """
     yaw = wrap(item.yaw, 0.5 * math.pi) if turn else 0.0
     wide = hand.opening > _OPEN_ENOUGH_M
-    reach = 0.007 if wide else 0.016
-    turned = abs(wrap(yaw - hand.yaw, math.pi)) < (0.10 if wide else 0.3)
-    if turned and distance(hand, item.x, item.y) < reach and abs(hand.z - item.z) < (0.006 if wide else 0.014):
+    reach = 0.011 if wide else 0.017
+    turned = abs(wrap(yaw - hand.yaw, math.pi)) < (0.16 if wide else 0.3)
+    if turned and distance(hand, item.x, item.y) < reach and abs(hand.z - item.z) < (0.009 if wide else 0.014):
         return Aim(item.x, item.y, item.z, yaw, 0.0, 0.05) if wide else stay(hand, 0.0)
     return approach(hand, (item.x, item.y, item.z), yaw, 1.0, hover=hover, clear=clear)
 
@@ -180,6 +184,7 @@ class Spot:
         radius: An item whose centre is this near and that is not held counts as put, m.
         top: Greatest height of the centre of an item that counts as put, m.
         yaw: Yaw of the hand at the release, rad.
+        tolerance: A held item whose centre is this near is let go, m.
     """
 
     x: float
@@ -188,6 +193,7 @@ class Spot:
     radius: float
     top: float
     yaw: float = 0.0
+    tolerance: float = 0.010
 
     def has(self, item: Item) -> bool:
         """Whether ``item``, when it is not held, counts as put here."""
@@ -197,11 +203,11 @@ class Spot:
 def place(hand: Hand, item: Item, spot: Spot, *, hover: float = 0.14, clear: float = 0.075) -> Aim:
     """Carry the held ``item`` to ``spot`` and let it go."""
     lateral = math.hypot(item.x - spot.x, item.y - spot.y)
-    error = lateral + 0.04 * abs(wrap(spot.yaw - hand.yaw, math.pi))
+    error = lateral + _TURN_WEIGHT_M * abs(wrap(spot.yaw - hand.yaw, math.pi))
     height = hand.z - item.z + spot.z
-    if lateral < 0.008 and abs(hand.z - height) < 0.004:
+    if lateral < spot.tolerance and abs(hand.z - height) < 0.007:
         return stay(hand, 1.0)
-    lift = clamp01((error - 0.004) / 0.025)
+    lift = clamp01((error - 0.6 * spot.tolerance) / 0.025)
     free = max(clamp01((hand.z - clear) / 0.03), clamp01((0.020 - lateral) / 0.008))
     down = min(CRUISE_M_S, 0.09 + 4.0 * max(hand.z - height, 0.0))
     up = min(CRUISE_M_S, 0.12 + 4.0 * max(item.z - 0.5 * item.width, 0.0))

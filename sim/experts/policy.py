@@ -14,11 +14,14 @@ from controllers.spatial import (
     rotation_matrix,
 )
 from controllers.types import ActionChunk, ActionSpec, FloatArray, Observation, Pose, frozen_array
+from safety.profile.zones import KeepOut
+from sim.experts.detour import Detour
 from sim.experts.motion import OPEN_M, Aim, Hand, Item, between_fingers
 from sim.experts.skills import skill_for
+from sim.obstacles.geometry import hulls_of
 from sim.robot import SimRobot
 from sim.tasks.base import TaskInstance
-from vla.tokenizers.uniform import COMPACT_TOKENIZER, UniformBinTokenizer
+from vla.tokenizers import COMPACT_TOKENIZER, ActionTokenizer
 
 DECELERATION_M_S2 = 0.9
 _TURN_RAD_S = 0.8
@@ -39,7 +42,8 @@ class ExpertPolicy:
         instance: TaskInstance,
         robot: SimRobot,
         spec: ActionSpec,
-        tokenizer: UniformBinTokenizer = COMPACT_TOKENIZER,
+        tokenizer: ActionTokenizer = COMPACT_TOKENIZER,
+        keep_outs: tuple[KeepOut, ...] = (),
     ) -> None:
         """Bind to one episode.
 
@@ -48,11 +52,13 @@ class ExpertPolicy:
             robot: Its simulation; read, never written.
             spec: Action contract (end-effector deltas).
             tokenizer: Writes the tokens.
+            keep_outs: Zones to plan around, base frame; without any, the hand goes where the skill aims.
         """
         self._robot = robot
         self._spec = spec
         self._tokenizer = tokenizer
         self._skill = skill_for(instance.goal)
+        self._detour = Detour(hulls_of(robot.description)[1], keep_outs) if keep_outs else None
 
     @property
     def spec(self) -> ActionSpec:
@@ -70,29 +76,46 @@ class ExpertPolicy:
     def infer(self, observation: Observation) -> ActionChunk:
         """Emit a chunk for the state in which the simulation is now."""
         tokens = self._tokenizer.encode(self.actions(observation), self._spec)
+        prefix = observation.prefix
+        if prefix is not None:
+            tokens[: prefix.rows] = prefix.tokens
         tokens.flags.writeable = False
-        return ActionChunk(tokens, self.tokenizer_id, self._spec.hash, observation.stamp_ns, 0)
+        forced = 0 if prefix is None else prefix.rows
+        return ActionChunk(tokens, self.tokenizer_id, self._spec.hash, observation.stamp_ns, 0, forced)
 
     def actions(self, observation: Observation) -> FloatArray:
-        """The chunk before it is written as tokens: (horizon, 7), in the units of the spec."""
+        """The chunk before it is written as tokens: (horizon, 7), in the units of the spec.
+
+        Committed rows are kept, and the expert goes on from where they lead.
+        """
         commanded = observation.commanded_pose
         hand = _hand(observation.state.ee_pose, observation.state.gripper_opening)
         lag = observation.state.ee_pose.position - commanded.position
         items = self._skill.watch(self._robot.model, self._robot.data)
         dt = 1.0 / self._spec.rate_hz
         rows = np.empty((self._spec.horizon, self._spec.dims))
-        for row in rows:
-            aim = self._skill.aim(hand, items)
-            row[:3] = _step(aim, commanded.position, dt)
-            row[3:6] = _turn(aim, commanded.quaternion, dt)
-            row[6] = aim.opening
+        committed = 0 if observation.prefix is None else observation.prefix.rows
+        if observation.prefix is not None:
+            rows[:committed] = self._tokenizer.decode(observation.prefix.tokens, self._spec)
+        for index, row in enumerate(rows):
+            if index >= committed:
+                self._act(row, hand, commanded, items, dt)
             commanded = Pose(commanded.position + row[:3], rotate_by_vector(commanded.quaternion, row[3:6]))
             lag = lag * _LAG_DECAY
-            opening = _opening(hand, aim.opening, items, dt)
+            opening = _opening(hand, float(row[6]), items, dt)
             moved = _hand(Pose(commanded.position + lag, commanded.quaternion), opening)
             items = self._skill.follow(hand, replace(moved, opening=hand.opening), items)
             hand = moved
         return rows
+
+    def _act(self, row: FloatArray, hand: Hand, commanded: Pose, items: tuple[Item, ...], dt: float) -> None:
+        """Write the action (7,) that the skill takes in one state."""
+        aim = self._skill.aim(hand, items)
+        if self._detour is not None:
+            aim = self._detour.aim(hand, aim, items)
+        row[:3] = _step(aim, commanded.position, dt)
+        row[3:6] = _turn(aim, commanded.quaternion, dt)
+        row[6] = aim.opening
 
 
 def _hand(pose: Pose, opening: float) -> Hand:

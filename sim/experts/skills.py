@@ -30,9 +30,11 @@ from sim.experts.motion import (
     pick,
     place,
     rise,
+    stay,
     wrap,
 )
 from sim.objects.blocks import Block
+from sim.objects.fixtures import Plunger
 from sim.tasks.goals import (
     DrawerGoal,
     Goal,
@@ -49,6 +51,8 @@ from sim.tasks.goals import (
 from sim.tasks.physics import body_position, body_tilt, body_yaw, joint_value
 
 Items = tuple[Item, ...]
+
+_PUSHED_M = 0.012  # a block this near to the middle of its zone has been pushed enough
 
 
 class Skill(Protocol):
@@ -81,29 +85,42 @@ def _carry_held(before: Hand, after: Hand, items: Items) -> Items:
 
 @dataclass(frozen=True, slots=True)
 class PlungeSkill:
-    """Come down on a ball or a button with closed fingers."""
+    """Come down on a ball or a button with closed fingers, until it has given way.
 
-    x: float
-    y: float
-    z: float
+    Attributes:
+        plunger: The ball or button.
+        depth: How far it shall give, m; the hand aims at ``overshoot`` more.
+        overshoot: m.
+        hover: Height at which to arrive over it, m.
+        clear: Height above which the hand may travel sideways, m.
+    """
+
+    plunger: Plunger
+    depth: float
+    overshoot: float
     hover: float
     clear: float
 
     def watch(self, model: mujoco.MjModel, data: mujoco.MjData) -> Items:
-        """Nothing: it stands still."""
-        del model, data
-        return ()
+        """The top of the ball or button; its angle is how far it has given, m."""
+        given = -joint_value(model, data, self.plunger.joint)
+        return (Item(*self.plunger.xy, self.plunger.top - given, angle=given),)
 
     def aim(self, hand: Hand, items: Items) -> Aim:
-        """Over it, then down."""
-        del items
-        point = (self.x, self.y, self.z)
-        return approach(hand, point, 0.0, 0.0, hover=self.hover, clear=self.clear, tight=0.006)
+        """Over it, then down until it has given."""
+        (item,) = items
+        if item.angle > self.depth:
+            return stay(hand, 0.0)
+        point = (item.x, item.y, self.plunger.top + FINGERTIP_M - self.depth - self.overshoot)
+        return approach(hand, point, 0.0, 0.0, hover=self.hover, clear=self.clear, tight=0.010)
 
     def follow(self, before: Hand, after: Hand, items: Items) -> Items:
-        """Nothing moves."""
-        del before, after
-        return items
+        """It gives way under the fingertips."""
+        del before
+        (item,) = items
+        over = math.hypot(after.x - item.x, after.y - item.y) < 0.03
+        given = self.plunger.top + FINGERTIP_M - after.z if over else 0.0
+        return (replace(item, angle=min(max(item.angle, given), self.plunger.travel)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +215,7 @@ class PushSkill:
         """Behind the block on the line to the zone, down, then along the line; up at the end."""
         (block,) = items
         ux, uy, length = self._line(block)
-        if length < 0.018:
+        if length < _PUSHED_M:
             return rise(hand, 0.12, 0.0)
         height = 0.024
         yaw = wrap(math.atan2(uy, ux), math.pi)
@@ -208,7 +225,9 @@ class PushSkill:
         turned = abs(wrap(yaw - hand.yaw, math.pi)) < 0.35
         if hand.z < height + 0.009 and turned and abs(across) < 0.014 and -0.085 < along < -0.5 * touching:
             zone = self.goal.zone.xy
-            goal_x, goal_y = zone[0] - touching * ux, zone[1] - touching * uy
+            past = 0.006 - touching  # beyond the middle, so that the push does not fade before it
+            goal_x, goal_y = zone[0] + past * ux, zone[1] + past * uy
+            push = min(0.20, 0.10 + 3.0 * length)
             # Steer back onto the line before pushing on.
             return Aim(
                 goal_x + 1.5 * across * uy,
@@ -216,11 +235,11 @@ class PushSkill:
                 height,
                 yaw,
                 0.0,
-                min(0.22, 0.12 + 2.0 * max(0.0, -along - touching)) if -along > touching + 0.004 else 0.20,
+                min(0.22, 0.12 + 2.0 * max(0.0, -along - touching)) if -along > touching + 0.004 else push,
             )
         back = touching + 0.030
         point = (block.x - back * ux, block.y - back * uy, height)
-        return approach(hand, point, yaw, 0.0, hover=0.11, clear=0.065, contact_speed=0.12, tight=0.006)
+        return approach(hand, point, yaw, 0.0, hover=0.11, clear=0.065, contact_speed=0.12, tight=0.010)
 
     def follow(self, before: Hand, after: Hand, items: Items) -> Items:
         """The block moves ahead of the fingers."""
@@ -274,10 +293,11 @@ class PlaceSkill:
 
     def _spot(self, goal: PlaceGoal) -> Spot:
         x, y = goal.target.xy
+        tolerance = 0.4 * goal.target.radius
         if self.drop:
-            return Spot(x, y, goal.target.rim + 0.028, goal.target.radius, math.inf)
+            return Spot(x, y, goal.target.rim + 0.028, goal.target.radius, math.inf, tolerance=tolerance)
         level = goal.target.floor + goal.block.half
-        return Spot(x, y, level + 0.003, 0.8 * goal.target.radius, level + 0.012)
+        return Spot(x, y, level + 0.005, 0.8 * goal.target.radius, level + 0.014, tolerance=tolerance)
 
     def aim(self, hand: Hand, items: Items) -> Aim:
         """Whatever is in the hand goes to its place; else the leftmost block that is not yet in its place."""
@@ -304,12 +324,12 @@ class StackSkill:
         block, base = items
         level = base.z + self.goal.base.half + self.goal.block.half
         yaw = wrap(base.yaw, 0.5 * math.pi)
-        spot = Spot(base.x, base.y, level + 0.002, 0.9 * self.goal.base.half, level + 0.012, yaw)
+        spot = Spot(base.x, base.y, level + 0.004, 0.9 * self.goal.base.half, level + 0.014, yaw)
         low = Spot(base.x, base.y, level, spot.radius, level - 0.012)
         if low.has(block) or not spot.has(block) or holds(hand, block):
             if holds(hand, block):
-                return place(hand, block, spot, hover=0.16, clear=0.10)
-            return pick(hand, block, clear=0.11)
+                return place(hand, block, spot, hover=0.15, clear=0.095)
+            return pick(hand, block, hover=0.13, clear=0.075)
         return let_go(hand, block) or rise(hand, 0.16, 1.0, hand.yaw)
 
     def follow(self, before: Hand, after: Hand, items: Items) -> Items:
@@ -390,13 +410,12 @@ class DrawerSkill:
 
 
 def _touch(goal: TouchGoal) -> Skill:
-    ball = goal.ball
-    return PlungeSkill(*ball.xy, ball.top + FINGERTIP_M - 0.008, ball.top + 0.07, 0.13)
+    return PlungeSkill(goal.ball, 0.009, 0.004, max(goal.ball.top + 0.07, 0.165), 0.13)
 
 
 def _press(goal: PressGoal) -> Skill:
     button = goal.button
-    return PlungeSkill(*button.xy, button.top + FINGERTIP_M - 0.95 * button.travel, button.top + 0.07, 0.06)
+    return PlungeSkill(button, 0.85 * button.travel, 0.005, button.top + 0.07, 0.06)
 
 
 _SKILLS: dict[type, Callable[..., Skill]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import mujoco
@@ -47,6 +47,7 @@ class Arrangement:
         things: Every object, targets and distractors alike.
         targets: Names of the objects that the instruction is about.
         joints: Joint name -> value at the start, m or rad, where it is not the model's default.
+        others: What else could be asked for in the same scene: goals, each with words for the slots.
     """
 
     goal: Goal
@@ -54,6 +55,7 @@ class Arrangement:
     things: tuple[Thing, ...]
     targets: tuple[str, ...]
     joints: Mapping[str, float] = field(default_factory=dict)
+    others: tuple[tuple[Goal, Mapping[str, str]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,16 @@ class TaskInstance:
         """Objects that the instruction is not about."""
         targets = self.arrangement.targets
         return tuple(thing for thing in self.arrangement.things if thing.name not in targets)
+
+    def asking_otherwise(self, rng: np.random.Generator) -> tuple[TaskInstance, ...]:
+        """The same scene with everything else that could be asked for in it, in seen wordings."""
+        asked = []
+        for goal, slots in self.arrangement.others:
+            wordings = self.phrasings.seen
+            words = wordings[int(rng.integers(len(wordings)))].format(**slots)
+            arrangement = replace(self.arrangement, goal=goal, slots=slots)
+            asked.append(replace(self, instruction=words, arrangement=arrangement))
+        return tuple(asked)
 
     def instruct(self, phrasing_set: PhrasingSet, rng: np.random.Generator) -> str:
         """Word the same goal anew."""

@@ -29,7 +29,8 @@ def _arrange_pick(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:
     places = scatter(rng, [_BLOCK_ROOM] * 3)
     blocks = [_block(spec, rng, color, xy) for color, xy in zip(colors, places, strict=True)]
     things = tuple(block.thing for block in blocks)
-    return Arrangement(LiftGoal(blocks[0]), {"color": colors[0]}, things, (things[0].name,))
+    others = tuple((LiftGoal(block), {"color": color}) for block, color in zip(blocks[1:], colors[1:], strict=True))
+    return Arrangement(LiftGoal(blocks[0]), {"color": colors[0]}, things, (things[0].name,), others=others)
 
 
 def _arrange_bowl(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:
@@ -39,7 +40,10 @@ def _arrange_bowl(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:
     blocks = [_block(spec, rng, color, xy) for color, xy in zip(colors, places, strict=True)]
     things = (*(block.thing for block in blocks), bowl.thing)
     targets = (blocks[0].thing.name, bowl.thing.name)
-    return Arrangement(PlaceGoal(blocks[0], bowl), {"color": colors[0]}, things, targets)
+    others = tuple(
+        (PlaceGoal(block, bowl), {"color": color}) for block, color in zip(blocks[1:], colors[1:], strict=True)
+    )
+    return Arrangement(PlaceGoal(blocks[0], bowl), {"color": colors[0]}, things, targets, others=others)
 
 
 def _arrange_plate(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:
@@ -53,6 +57,10 @@ def _arrange_plate(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement
         {"color": color, "plate": plate_colors[0]},
         things,
         (block.thing.name, plates[0].thing.name),
+        others=tuple(
+            (PlaceGoal(block, plate), {"color": color, "plate": name})
+            for plate, name in zip(plates[1:], plate_colors[1:], strict=True)
+        ),
     )
 
 
@@ -65,6 +73,10 @@ def _arrange_stack(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement
         {"color": colors[0], "base": colors[1]},
         tuple(block.thing for block in blocks),
         (blocks[0].thing.name, blocks[1].thing.name),
+        others=tuple(
+            (StackGoal(blocks[i], blocks[j]), {"color": colors[i], "base": colors[j]})
+            for i, j in ((1, 0), (0, 2), (2, 0), (1, 2), (2, 1))
+        ),
     )
 
 

@@ -23,7 +23,8 @@ def _arrange_reach(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement
         for color, xy in zip(colors, places, strict=True)
     ]
     things = tuple(ball.thing for ball in balls)
-    return Arrangement(TouchGoal(balls[0]), {"color": colors[0]}, things, (things[0].name,))
+    others = tuple((TouchGoal(ball), {"color": color}) for ball, color in zip(balls[1:], colors[1:], strict=True))
+    return Arrangement(TouchGoal(balls[0]), {"color": colors[0]}, things, (things[0].name,), others=others)
 
 
 def _arrange_press(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:
@@ -31,7 +32,8 @@ def _arrange_press(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement
     places = scatter(rng, [0.065] * 3, (0.36, 0.58), (-0.20, 0.20))
     buttons = [add_button(spec, color, xy) for color, xy in zip(colors, places, strict=True)]
     things = tuple(button.thing for button in buttons)
-    return Arrangement(PressGoal(buttons[0]), {"color": colors[0]}, things, (things[0].name,))
+    others = tuple((PressGoal(button), {"color": color}) for button, color in zip(buttons[1:], colors[1:], strict=True))
+    return Arrangement(PressGoal(buttons[0]), {"color": colors[0]}, things, (things[0].name,), others=others)
 
 
 def _arrange_lever(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:
@@ -65,7 +67,8 @@ def _arrange_topple(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangemen
         for color, lane in zip(colors, lanes, strict=True)
     ]
     things = tuple(pin.thing for pin in pins)
-    return Arrangement(ToppleGoal(pins[0]), {"color": colors[0]}, things, (things[0].name,))
+    others = tuple((ToppleGoal(pin), {"color": color}) for pin, color in zip(pins[1:], colors[1:], strict=True))
+    return Arrangement(ToppleGoal(pins[0]), {"color": colors[0]}, things, (things[0].name,), others=others)
 
 
 def _arrange_push(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:
@@ -95,6 +98,10 @@ def _arrange_push(spec: mujoco.MjSpec, rng: np.random.Generator) -> Arrangement:
         {"color": colors[0], "zone": colors[2]},
         things,
         (blocks[0].thing.name, zones[0].thing.name),
+        others=tuple(
+            (PushGoal(blocks[i], zones[j]), {"color": colors[i], "zone": colors[2 + j]})
+            for i, j in ((1, 1), (0, 1), (1, 0))
+        ),
     )
 
 

@@ -1,0 +1,99 @@
+"""``openvla:PATH``: an OpenVLA checkpoint, which brings its own action spec and tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from controllers.names import unknown_name
+from controllers.types import ActionSpec
+from sim.stack import StackConfig
+from vla.catalog import policy_factory
+from vla.openvla.published import CheckpointConfig, action_spec, read_config, text_vocabulary
+from vla.preflight.checks import compare
+from vla.preflight.contract import contract_of_spec
+from vla.preflight.findings import PreflightError
+from vla.process import PolicyFactory
+from vla.tokenizers import TokenConvention, UniformBinTokenizer
+
+OPENVLA = "openvla"
+
+
+@dataclass(frozen=True)
+class OpenVLAChoice:
+    """An OpenVLA checkpoint and what it cannot know of itself.
+
+    Attributes:
+        folder: The checkpoint.
+        config: What its files say.
+        unnorm_key: Data set whose statistics un-normalize.
+        camera: Which camera the model sees.
+        rate_hz: Actions per second of that data set; 0 for the stack's.
+    """
+
+    folder: Path
+    config: CheckpointConfig
+    unnorm_key: str
+    camera: str
+    rate_hz: int
+
+    @classmethod
+    def read(cls, folder: Path, unnorm_key: str, camera: str, rate_hz: int) -> Self:
+        """Read what lies beside the weights.
+
+        Raises:
+            CheckpointError: The folder is damaged, or has no such data set.
+        """
+        config = read_config(folder)
+        config.statistics_of(unnorm_key)
+        return cls(folder, config, unnorm_key, camera, rate_hz)
+
+    @property
+    def weights(self) -> Path:
+        """The folder of its weights."""
+        return self.folder
+
+    def configure(self, config: StackConfig) -> StackConfig:
+        """The stack with the checkpoint's action spec, one row a chunk, and its tokenizer."""
+        return replace(
+            config,
+            action_spec=self._spec(config),
+            tokenizer_id=self._tokenizer_id(),
+            tokenizer_definition="",
+            executor=replace(config.executor, execution_horizon=1),
+        )
+
+    def check(self, config: StackConfig) -> None:
+        """Compare the checkpoint's contract with the stack's.
+
+        Raises:
+            ValueError: No such camera.
+            PreflightError: Lists every difference.
+        """
+        if self.camera not in config.cameras:
+            raise ValueError(f"--policy-camera: {unknown_name('camera', self.camera, config.cameras)}")
+        own = contract_of_spec(str(self.folder), self._spec(config), self._tokenizer_id(), {})
+        findings = compare(own, contract_of_spec("the stack", config.action_spec, config.tokenizer_id, {}))
+        if findings:
+            raise PreflightError(f"{OPENVLA}:{self.folder}", findings)
+
+    def factory(self, config: StackConfig, device: str, dtype: str) -> PolicyFactory:
+        """How it is built."""
+        return policy_factory(
+            OPENVLA,
+            folder=str(self.folder),
+            unnorm_key=self.unnorm_key,
+            rate_hz=config.action_spec.rate_hz,
+            camera=self.camera,
+            device=device,
+            dtype=dtype,
+        )
+
+    def _spec(self, config: StackConfig) -> ActionSpec:
+        return action_spec(self.config.statistics_of(self.unnorm_key), self.rate_hz or config.action_spec.rate_hz)
+
+    def _tokenizer_id(self) -> str:
+        vocabulary = text_vocabulary(self.folder, self.config)
+        bins = self.config.action_bins - 1
+        return UniformBinTokenizer(bins, TokenConvention.OPENVLA, vocabulary).tokenizer_id

@@ -1,0 +1,1 @@
+"""Pressing on purpose: an arm is driven into surfaces of known stiffness, and what it presses with is measured."""
