@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from controllers.protocols import Policy
+from controllers.types import ActionSpec
+from vla.foreign.declaration import ForeignDeclaration
 from vla.process import PolicyFactory
 
 DEFAULT_COMPACT_WEIGHTS = Path(__file__).parent / "weights" / "compact"
@@ -25,7 +27,7 @@ def build_compact(
     Args:
         weights: Policy folder; None for the one that comes with the package.
         device: ``cpu`` or ``cuda``.
-        dtype: ``bf16`` or ``fp32``.
+        dtype: ``bf16``, ``fp16`` or ``fp32``; ``bfloat16``, ``float16`` and ``float32`` are the same.
         decoding: ``mean_around_mode`` or ``mode``.
         threads: Torch threads of the process.
     """
@@ -34,7 +36,92 @@ def build_compact(
     return CompactPolicy.load(weights or DEFAULT_COMPACT_WEIGHTS, device, dtype, Decoding(decoding), threads)
 
 
-_BUILDERS: dict[str, Callable[..., Policy]] = {"compact": build_compact}
+def build_lerobot(
+    folder: str,
+    declaration: ForeignDeclaration,
+    spec: Mapping[str, object],
+    tokenizer_id: str,
+    device: str = "cpu",
+) -> Policy:
+    """Load a policy that LeRobot trained.
+
+    Args:
+        folder: What LeRobot calls ``pretrained_model``.
+        declaration: What its inputs and actions mean.
+        spec: ``ActionSpec.to_json()`` of the stack.
+        tokenizer_id: Tokenizer of the boundary.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        LeRobotFolderError: The folder is damaged, or LeRobot cannot load it.
+    """
+    from vla.lerobot_policy.folder import read_folder
+    from vla.lerobot_policy.policy import LeRobotOptions, LeRobotPolicy
+
+    options = LeRobotOptions(ActionSpec.from_json(spec), tokenizer_id, device)
+    return LeRobotPolicy(read_folder(folder), declaration, options)
+
+
+def build_rt2(
+    folder: str,
+    declaration: ForeignDeclaration,
+    spec: Mapping[str, object],
+    tokenizer_id: str,
+    device: str = "cpu",
+    dtype: str = "bf16",
+) -> Policy:
+    """Load an image-text model that writes its actions as integers.
+
+    Args:
+        folder: Of a model that ``AutoModelForImageTextToText`` knows, with its processor.
+        declaration: Its pictures and its text.
+        spec: ``ActionSpec.to_json()`` of the stack.
+        tokenizer_id: ``uniform-BINS/rt2``.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``bf16``, ``fp16`` or ``fp32``.
+
+    Raises:
+        TextChunkError: The folder is none, or the model cannot write chunks.
+    """
+    from vla.rt2.policy import TextPolicy, TextPolicyOptions
+
+    options = TextPolicyOptions(ActionSpec.from_json(spec), tokenizer_id, device, dtype)
+    return TextPolicy.load(folder, declaration, options)
+
+
+def build_openvla(
+    folder: str,
+    unnorm_key: str,
+    rate_hz: int,
+    camera: str,
+    device: str = "cpu",
+    dtype: str = "bf16",
+) -> Policy:
+    """Load an OpenVLA checkpoint.
+
+    Args:
+        folder: The published layout.
+        unnorm_key: Data set whose statistics un-normalize.
+        rate_hz: Actions per second of that data set.
+        camera: Which camera the model sees.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``bf16`` or ``fp32``.
+
+    Raises:
+        CheckpointError: The folder is damaged, or the options do not fit it.
+    """
+    from vla.openvla.policy import OpenVLAOptions, OpenVLAPolicy
+
+    options = OpenVLAOptions(statistics_key=unnorm_key, rate_hz=rate_hz, camera=camera, device=device, dtype=dtype)
+    return OpenVLAPolicy.load(folder, options)
+
+
+_BUILDERS: dict[str, Callable[..., Policy]] = {
+    "compact": build_compact,
+    "lerobot": build_lerobot,
+    "rt2": build_rt2,
+    "openvla": build_openvla,
+}
 
 
 def policy_names() -> tuple[str, ...]:
@@ -59,7 +146,7 @@ def policy_factory(name: str, **options: Any) -> PolicyFactory:
         ValueError: No such policy; names the nearest.
     """
     builder = _builder(name)
-    return PolicyFactory(f"{builder.__module__}:{builder.__name__}", options)
+    return PolicyFactory(f"{builder.__module__}:{builder.__name__}", options, preload=("torch",))
 
 
 def _builder(name: str) -> Callable[..., Policy]:

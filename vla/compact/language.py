@@ -1,4 +1,8 @@
-"""Words of an instruction as ids. Small, learned from the training instructions, saved with the model."""
+"""Words of an instruction as ids. Small, learned from the training instructions, saved with the model.
+
+A word of a later noun phrase is a word of its own (``red@2``): in "stack the red block on the blue block" it is the
+order of the two phrases that says which block moves, and a small model that averages words hardly learns order.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,23 @@ def split_words(instruction: str) -> list[str]:
     return _WORD.findall(instruction.lower())
 
 
+LATER = "@2"
+
+
+def tagged_words(instruction: str) -> list[str]:
+    """:func:`split_words`, with :data:`LATER` at the words from the second "the" on."""
+    tagged, phrases = [], 0
+    for word in split_words(instruction):
+        phrases += word == "the"
+        tagged.append(word + LATER if phrases > 1 else word)
+    return tagged
+
+
+def plain(word: str) -> str:
+    """A word without its tag."""
+    return word.removesuffix(LATER)
+
+
 @dataclass(frozen=True)
 class WordVocabulary:
     """A closed list of words; all others are ``<unk>``.
@@ -43,7 +64,7 @@ class WordVocabulary:
         """Collect the words of instructions, in alphabetical order so that the order of data does not matter."""
         counts: Counter[str] = Counter()
         for instruction in instructions:
-            counts.update(split_words(instruction))
+            counts.update(tagged_words(instruction))
         return WordVocabulary((PAD, UNKNOWN, *sorted(counts)))
 
     def extended(self, instructions: Iterable[str]) -> WordVocabulary:
@@ -61,18 +82,23 @@ class WordVocabulary:
         Raises:
             ValueError: The instruction is empty or longer than ``length`` words.
         """
-        words = split_words(instruction)
+        words = tagged_words(instruction)
         if not words:
             raise ValueError("the instruction is empty")
         if len(words) > length:
             raise ValueError(f"the instruction has {len(words)} words, at most {length} fit: {instruction!r}")
         ids = np.zeros(length, dtype=np.int64)
-        ids[: len(words)] = [self._ids.get(word, 1) for word in words]
+        # A word that was only ever seen in the other place is still that word.
+        ids[: len(words)] = [self._id(word) for word in words]
         return ids
+
+    def _id(self, word: str) -> int:
+        ids, base = self._ids, plain(word)
+        return ids.get(word, ids.get(base, ids.get(base + LATER, 1)))
 
     def unknown_words(self, instruction: str) -> tuple[str, ...]:
         """Words of an instruction that the model never saw."""
-        return tuple(word for word in split_words(instruction) if word not in self._ids)
+        return tuple(plain(word) for word in tagged_words(instruction) if self._id(word) == 1)
 
     def to_json(self) -> str:
         """The vocabulary as a JSON list."""

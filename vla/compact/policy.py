@@ -10,13 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from controllers.types import ActionChunk, ActionSpec, IntArray, Observation
+from controllers.names import unknown_name
+from controllers.types import ActionChunk, ActionSpec, FloatArray, IntArray, Observation
 from vla.compact.config import CompactConfig
 from vla.compact.decoding import mean_around_mode, mode
 from vla.compact.files import PolicyFileError, PolicyFiles, load_policy
+from vla.compact.forcing import force_prefix
 from vla.compact.language import WordVocabulary
 from vla.compact.model import CompactModel
 from vla.compact.preprocess import PROPRIOCEPTION_DIMS, observation_image, observation_proprioception
+from vla.tokenizers import COMPACT_TOKENIZER
+
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "float32": torch.float32,
+}
 
 
 class Decoding(Enum):
@@ -63,7 +75,7 @@ class CompactPolicy:
         Args:
             folder: Written by training; see ``vla.compact.files``.
             device: ``cpu`` or ``cuda``.
-            dtype: ``bf16`` or ``fp32``.
+            dtype: ``bf16``, ``fp16`` or ``fp32``; ``bfloat16``, ``float16`` and ``float32`` are the same.
             decoding: How tokens are chosen.
             threads: Torch threads of this whole process; None leaves them as they are.
 
@@ -71,12 +83,15 @@ class CompactPolicy:
             PolicyFileError: The folder is damaged or inconsistent.
             ValueError: Unknown dtype.
         """
-        dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
-        if dtype not in dtypes:
-            raise ValueError(f"dtype must be one of {', '.join(dtypes)}; found {dtype!r}")
+        if dtype not in DTYPES:
+            raise ValueError(unknown_name("dtype", dtype, tuple(DTYPES)))
+        if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"expected a CUDA device for {device!r}, found none that torch {torch.__version__} can use"
+            )
         if threads is not None:
             torch.set_num_threads(threads)
-        return CompactPolicy(load_policy(Path(folder)), device, dtypes[dtype], decoding)
+        return CompactPolicy(load_policy(Path(folder)), device, DTYPES[dtype], decoding)
 
     @property
     def spec(self) -> ActionSpec:
@@ -92,6 +107,11 @@ class CompactPolicy:
     def config(self) -> CompactConfig:
         """Architecture of the model."""
         return self._files.config
+
+    @property
+    def model(self) -> CompactModel:
+        """The network."""
+        return self._model
 
     @property
     def vocabulary(self) -> WordVocabulary:
@@ -132,20 +152,32 @@ class CompactPolicy:
         """Emit a chunk for each observation, in one pass of the model."""
         if not observations:
             return []
-        tokens = self.tokens(observations)
-        return [
-            ActionChunk(
-                tokens=row,
-                tokenizer_id=self.tokenizer_id,
-                spec_hash=self.spec.hash,
-                observation_stamp_ns=observation.stamp_ns,
-                chunk_id=0,
-            )
-            for row, observation in zip(tokens, observations, strict=True)
-        ]
+        tokens, certainty = self._decide(observations)
+        return [self._chunk(*answer) for answer in zip(tokens, certainty, observations, strict=True)]
+
+    def _chunk(self, tokens: IntArray, certainty: FloatArray, observation: Observation) -> ActionChunk:
+        """The chunk of one observation, with its committed rows in place."""
+        prefix = observation.prefix
+        if prefix is not None:
+            vocabulary, own = COMPACT_TOKENIZER, tokens
+            tokens = force_prefix(own, prefix, self.spec, vocabulary.lowest_token, vocabulary.highest_token)
+            certainty = np.where(tokens == own, certainty, np.nan)  # known for the tokens that it chose itself
+        return ActionChunk(
+            tokens=tokens,
+            tokenizer_id=self.tokenizer_id,
+            spec_hash=self.spec.hash,
+            observation_stamp_ns=observation.stamp_ns,
+            chunk_id=0,
+            log_probability=certainty,
+            forced_rows=0 if prefix is None else prefix.rows,
+        )
 
     def tokens(self, observations: Sequence[Observation]) -> list[IntArray]:
-        """Read-only (horizon, dims) int64 tokens for each observation."""
+        """Read-only (horizon, dims) int64 tokens for each observation, as the model wants them: nothing is forced."""
+        return self._decide(observations)[0]
+
+    def _decide(self, observations: Sequence[Observation]) -> tuple[list[IntArray], list[FloatArray]]:
+        """Tokens and their log-probabilities (horizon, dims) for each observation, read-only."""
         config = self.config
         images = tuple(
             torch.from_numpy(np.stack([observation_image(o, camera, config.image_size) for o in observations]))
@@ -157,12 +189,12 @@ class CompactPolicy:
         if not torch.isfinite(state).all():
             raise ValueError("the observation's robot state is not finite")
         with torch.inference_mode():
-            chosen = self._choose(self._logits(images, words, state)).cpu().numpy()
-        rows = []
-        for row in chosen:
-            row.flags.writeable = False
-            rows.append(row)
-        return rows
+            logits = self._logits(images, words, state)
+            chosen = self._choose(logits)
+            certainty = torch.log_softmax(logits.float(), -1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        tokens, certainties = chosen.cpu().numpy(), certainty.cpu().double().numpy()
+        tokens.flags.writeable = certainties.flags.writeable = False
+        return list(tokens), list(certainties)
 
     def _logits(self, images: tuple[Tensor, ...], words: Tensor, state: Tensor) -> Tensor:
         if self._device.type != "cuda":

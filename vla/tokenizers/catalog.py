@@ -1,16 +1,26 @@
-"""Tokenizers by identity: replay rebuilds the decoder of a log from the string that the log carries."""
+"""Tokenizers by identity: replay rebuilds the decoder of a log from what the log carries."""
 
 from __future__ import annotations
 
-import difflib
+import json
 import re
+from typing import Any, cast
 
-from controllers.protocols import ActionDecodeError
+import numpy as np
+
+from controllers.names import nearest_name_hint
+from controllers.protocols import ActionDecodeError, ActionDecoder
 from controllers.types import ActionSpec, RejectionReason
-from vla.tokenizers.decoder import TokenActionDecoder
+from vla.tokenizers.bspline import BSplineTokenizer
+from vla.tokenizers.decoder import decoder_for
+from vla.tokenizers.fast import FastTokenizer
+from vla.tokenizers.protocol import ActionTokenizer
+from vla.tokenizers.quantile import QuantileBinTokenizer
 from vla.tokenizers.uniform import LLAMA_VOCABULARY, TokenConvention, UniformBinTokenizer
 
-_PATTERN = re.compile(r"uniform-([1-9]\d{0,4})/(?:(rt2)|openvla-([1-9]\d{0,6}))")
+_UNIFORM = re.compile(r"uniform-([1-9]\d{0,4})/(?:(rt2)|openvla-([1-9]\d{0,6}))")
+_BSPLINE = re.compile(r"bspline-([1-9]\d{0,3})/([1-9]\d{0,4})")
+_DEFINED = re.compile(r"(?:fast|quantile)-[1-9]\d{0,6}/[0-9a-f]{12}")
 
 
 def tokenizer_ids() -> tuple[str, ...]:
@@ -19,42 +29,64 @@ def tokenizer_ids() -> tuple[str, ...]:
         UniformBinTokenizer().tokenizer_id,
         UniformBinTokenizer(bins=256).tokenizer_id,
         UniformBinTokenizer(convention=TokenConvention.OPENVLA).tokenizer_id,
+        BSplineTokenizer().tokenizer_id,
     )
 
 
-def tokenizer_from_id(tokenizer_id: str) -> UniformBinTokenizer:
+def tokenizer_from_id(tokenizer_id: str, definition: str = "") -> ActionTokenizer:
     """Build the tokenizer that an identity names, e.g. ``uniform-255/rt2``.
 
+    Args:
+        tokenizer_id: What a chunk carries.
+        definition: :attr:`ActionTokenizer.definition` for identities that name one by its hash.
+
     Raises:
-        ActionDecodeError: No such tokenizer (reason UNKNOWN_TOKENIZER).
+        ActionDecodeError: No such tokenizer, or not the definition that the identity names (UNKNOWN_TOKENIZER).
     """
-    match = _PATTERN.fullmatch(tokenizer_id)
-    if match is None:
-        known = tokenizer_ids()
-        near = difflib.get_close_matches(tokenizer_id, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ActionDecodeError(
-            RejectionReason.UNKNOWN_TOKENIZER,
-            f"unknown tokenizer {tokenizer_id!r}{hint} (known: {', '.join(known)})",
-        )
-    bins, rt2, vocabulary = match.groups()
     try:
-        return UniformBinTokenizer(
-            bins=int(bins),
-            convention=TokenConvention.RT2 if rt2 else TokenConvention.OPENVLA,
-            vocabulary_size=int(vocabulary) if vocabulary else LLAMA_VOCABULARY,
-        )
-    except ValueError as error:
+        if match := _UNIFORM.fullmatch(tokenizer_id):
+            bins, rt2, vocabulary = match.groups()
+            return UniformBinTokenizer(
+                bins=int(bins),
+                convention=TokenConvention.RT2 if rt2 else TokenConvention.OPENVLA,
+                vocabulary_size=int(vocabulary) if vocabulary else LLAMA_VOCABULARY,
+            )
+        if match := _BSPLINE.fullmatch(tokenizer_id):
+            return BSplineTokenizer(*map(int, match.groups()))
+        if _DEFINED.fullmatch(tokenizer_id):
+            return _defined(tokenizer_id, definition)
+    except (ValueError, KeyError, TypeError) as error:
         raise ActionDecodeError(
             RejectionReason.UNKNOWN_TOKENIZER, f"impossible tokenizer {tokenizer_id!r}: {error}"
         ) from error
+    known = tokenizer_ids()
+    hint = nearest_name_hint(tokenizer_id, known)
+    raise ActionDecodeError(
+        RejectionReason.UNKNOWN_TOKENIZER,
+        f"unknown tokenizer {tokenizer_id!r}{hint} (known: {', '.join(known)}, and fast-N/HASH and quantile-N/HASH "
+        "with their definition)",
+    )
 
 
-def decoder_from_id(tokenizer_id: str, spec: ActionSpec) -> TokenActionDecoder:
+def _defined(tokenizer_id: str, definition: str) -> ActionTokenizer:
+    if not definition:
+        raise ValueError("expected its definition beside it (bin edges or a vocabulary), found none")
+    data = cast("dict[str, Any]", json.loads(definition))
+    tokenizer: ActionTokenizer
+    if data["scheme"] == "fast":
+        tokenizer = FastTokenizer.from_definition(data)
+    else:
+        tokenizer = QuantileBinTokenizer(np.asarray(data["edges"], np.float64))
+    if tokenizer.tokenizer_id != tokenizer_id:
+        raise ValueError(f"the definition beside it is that of {tokenizer.tokenizer_id!r}")
+    return tokenizer
+
+
+def decoder_from_id(tokenizer_id: str, spec: ActionSpec, definition: str = "") -> ActionDecoder:
     """Build the decoder for an identity and an action spec.
 
     Raises:
         ActionDecodeError: No such tokenizer.
         ValueError: An unusable spec.
     """
-    return TokenActionDecoder(tokenizer_from_id(tokenizer_id), spec)
+    return decoder_for(tokenizer_from_id(tokenizer_id, definition), spec)

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
-from controllers.protocols import ActionDecodeError
+from controllers.protocols import ActionDecodeError, ActionDecoder
 from controllers.types import ActionSpec, FloatArray, IntArray, RejectionReason
-from vla.tokenizers.uniform import UniformBinTokenizer
+from vla.tokenizers.normalization import check_spec
+from vla.tokenizers.protocol import ActionTokenizer
+
+
+class BinTokenizer(ActionTokenizer, Protocol):
+    """A tokenizer with one token for each row and dimension."""
+
+    @property
+    def bins(self) -> int:
+        """Bins of each dimension."""
+        ...
+
+    def token_bins(self, tokens: IntArray, spec: ActionSpec) -> IntArray:
+        """Validate tokens (..., dims) and return their bins."""
+        ...
+
+    def action_table(self, spec: ActionSpec) -> FloatArray:
+        """(dims, bins) physical value of every bin."""
+        ...
+
+    def bin_tolerance(self, spec: ActionSpec) -> FloatArray:
+        """(dims, bins) half the width of every bin in the spec's units."""
+        ...
 
 
 class TokenActionDecoder:
-    """Decodes whole chunks of one tokenizer under one action spec; an ``ActionDecoder``.
+    """Decodes whole chunks of one bin tokenizer under one action spec; an ``ActionDecoder``.
 
     A token decodes to its bin's centre, so a legal action at a bound may decode up to half a bin outside it;
     the bounds are checked with that tolerance and nothing is ever clipped.
     """
 
-    def __init__(self, tokenizer: UniformBinTokenizer, spec: ActionSpec) -> None:
+    def __init__(self, tokenizer: BinTokenizer, spec: ActionSpec) -> None:
         """Precompute the value of every token.
 
         Raises:
             ValueError: The spec's arrays disagree in length, or its statistics cannot be used.
         """
-        _check_spec(spec)
+        check_spec(spec)
         self._tokenizer = tokenizer
         self._spec = spec
         self._shape = (spec.horizon, spec.dims)
         table = tokenizer.action_table(spec)
-        tolerance = tokenizer.half_bin(spec)[:, None]
+        tolerance = tokenizer.bin_tolerance(spec)
         inside = (table >= spec.lower[:, None] - tolerance) & (table <= spec.upper[:, None] + tolerance)
         # A NaN marks a bin that the bounds forbid, so one reduction over the decoded chunk checks them all.
         self._table = np.where(inside, table, np.nan).ravel()
@@ -39,7 +63,7 @@ class TokenActionDecoder:
         return self._tokenizer.tokenizer_id
 
     @property
-    def tokenizer(self) -> UniformBinTokenizer:
+    def tokenizer(self) -> BinTokenizer:
         """The tokenizer that it decodes with."""
         return self._tokenizer
 
@@ -62,40 +86,69 @@ class TokenActionDecoder:
         bins = self._tokenizer.token_bins(tokens, self._spec)
         action = self._table[bins + self._offsets]
         if action.sum() != action.sum():  # NaN, and ten times faster than isnan().any()
-            raise self._bounds_error(bins)
+            row, dim = np.argwhere(np.isnan(action))[0]
+            value = self._tokenizer.action_table(self._spec)[dim, bins[row, dim]]
+            raise _bounds_error(self._spec, int(row), int(dim), float(value))
         return action
 
-    def _bounds_error(self, bins: IntArray) -> ActionDecodeError:
-        spec = self._spec
-        row, dim = np.argwhere(np.isnan(self._table[bins + self._offsets]))[0]
-        value = self._tokenizer.action_table(spec)[dim, bins[row, dim]]
-        return ActionDecodeError(
-            RejectionReason.OUT_OF_BOUNDS,
-            f"row {row}, {spec.names[dim]}: {value:.6g} {spec.units[dim]} is outside "
-            f"[{spec.lower[dim]:.6g}, {spec.upper[dim]:.6g}] {spec.units[dim]}",
-        )
+
+class SequenceActionDecoder:
+    """Decodes chunks of a tokenizer that writes a chunk as a whole; an ``ActionDecoder``.
+
+    The bounds are checked with the tokenizer's own error bound as tolerance, and nothing is ever clipped.
+    """
+
+    def __init__(self, tokenizer: ActionTokenizer, spec: ActionSpec) -> None:
+        """Bind to one spec.
+
+        Raises:
+            ValueError: The spec's arrays disagree in length, or its statistics cannot be used.
+        """
+        check_spec(spec)
+        self._tokenizer = tokenizer
+        self._spec = spec
+        tolerance = tokenizer.error_bound(spec) * (1.0 + 1e-9)
+        self._lower, self._upper = spec.lower - tolerance, spec.upper + tolerance
+
+    @property
+    def tokenizer_id(self) -> str:
+        """The only tokenizer id it accepts."""
+        return self._tokenizer.tokenizer_id
+
+    @property
+    def spec(self) -> ActionSpec:
+        """The only action spec it accepts."""
+        return self._spec
+
+    def decode(self, tokens: IntArray) -> FloatArray:
+        """Decode int64 tokens to (horizon, dims) un-normalized float64 actions.
+
+        Raises:
+            ActionDecodeError: Wrong type or shape, a token outside the vocabulary, a malformed sequence, or an
+                action outside the spec's bounds.
+        """
+        action = self._tokenizer.decode(tokens, self._spec)
+        inside = (action >= self._lower) & (action <= self._upper)
+        if not inside.all():  # also where it is NaN
+            row, dim = np.argwhere(~inside)[0]
+            raise _bounds_error(self._spec, int(row), int(dim), float(action[row, dim]))
+        return action
 
 
-def _check_spec(spec: ActionSpec) -> None:
-    statistics = spec.statistics
-    shapes = {
-        "units": len(spec.units),
-        "lower": spec.lower.size,
-        "upper": spec.upper.size,
-        "q01": statistics.q01.size,
-        "q99": statistics.q99.size,
-        "mask": len(statistics.mask),
-    }
-    for name, size in shapes.items():
-        if size != spec.dims:
-            raise ValueError(f"the action spec has {spec.dims} names but {size} values in {name!r}")
-    if spec.horizon < 1:
-        raise ValueError(f"the action spec's horizon must be at least 1, found {spec.horizon}")
-    for index, name in enumerate(spec.names):
-        low, high = float(statistics.q01[index]), float(statistics.q99[index])
-        if statistics.mask[index] and not (np.isfinite(low) and np.isfinite(high) and low <= high):
-            raise ValueError(f"statistics of {name!r} are unusable: q01 = {low}, q99 = {high}")
-        if not spec.lower[index] <= spec.upper[index]:
-            raise ValueError(
-                f"bounds of {name!r} are unusable: lower = {spec.lower[index]}, upper = {spec.upper[index]}"
-            )
+def decoder_for(tokenizer: ActionTokenizer | BinTokenizer, spec: ActionSpec) -> ActionDecoder:
+    """The decoder of a tokenizer under one action spec.
+
+    Raises:
+        ValueError: An unusable spec.
+    """
+    if hasattr(tokenizer, "action_table"):
+        return TokenActionDecoder(tokenizer, spec)  # pyright: ignore[reportArgumentType]
+    return SequenceActionDecoder(tokenizer, spec)
+
+
+def _bounds_error(spec: ActionSpec, row: int, dim: int, value: float) -> ActionDecodeError:
+    return ActionDecodeError(
+        RejectionReason.OUT_OF_BOUNDS,
+        f"row {row}, {spec.names[dim]}: {value:.6g} {spec.units[dim]} is outside "
+        f"[{spec.lower[dim]:.6g}, {spec.upper[dim]:.6g}] {spec.units[dim]}",
+    )

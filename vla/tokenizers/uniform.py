@@ -15,6 +15,8 @@ import numpy as np
 
 from controllers.protocols import ActionDecodeError
 from controllers.types import ActionSpec, FloatArray, IntArray, RejectionReason
+from vla.tokenizers.normalization import normalize, scale_of, unnormalize
+from vla.tokenizers.protocol import check_actions, check_tokens, vocabulary_error
 
 LLAMA_VOCABULARY = 32000
 
@@ -50,7 +52,7 @@ class UniformBinTokenizer:
         if self.convention is TokenConvention.OPENVLA and self.vocabulary_size <= self.bins + 1:
             raise ValueError(f"{self.bins + 1} action ids do not fit a vocabulary of {self.vocabulary_size}")
 
-    @cached_property
+    @property
     def tokenizer_id(self) -> str:
         """Scheme, bins and id convention, e.g. ``uniform-255/openvla-32000``."""
         suffix = f"-{self.vocabulary_size}" if self.convention is TokenConvention.OPENVLA else ""
@@ -71,6 +73,11 @@ class UniformBinTokenizer:
         return centers
 
     @property
+    def definition(self) -> str:
+        """Empty: the identity says everything."""
+        return ""
+
+    @property
     def lowest_token(self) -> int:
         """Smallest id of the action vocabulary."""
         return self.vocabulary_size - self.bins - 1 if self.convention is TokenConvention.OPENVLA else 0
@@ -79,22 +86,6 @@ class UniformBinTokenizer:
     def highest_token(self) -> int:
         """Largest id of the action vocabulary."""
         return self.vocabulary_size - 1 if self.convention is TokenConvention.OPENVLA else self.bins - 1
-
-    def normalize(self, action: FloatArray, spec: ActionSpec) -> FloatArray:
-        """Map physical actions (..., dims) to [-1, 1] by quantiles, without a clip.
-
-        Masked-out dimensions pass through. A dimension whose quantiles coincide maps to 0.
-        """
-        q01, q99, mask = _statistics(spec)
-        span = q99 - q01
-        safe = np.where(span > 0.0, span, 1.0)
-        scaled = np.where(span > 0.0, 2.0 * (action - q01) / safe - 1.0, 0.0)
-        return np.where(mask, scaled, action)
-
-    def unnormalize(self, normalized: FloatArray, spec: ActionSpec) -> FloatArray:
-        """Map [-1, 1] (..., dims) to physical actions, ``(a + 1)/2 (q99 - q01) + q01`` where the mask is."""
-        q01, q99, mask = _statistics(spec)
-        return np.where(mask, 0.5 * (normalized + 1.0) * (q99 - q01) + q01, normalized)
 
     def encode(self, action: FloatArray, spec: ActionSpec) -> IntArray:
         """Write physical actions as tokens (training side: values beyond the quantiles go to the end bins).
@@ -109,12 +100,8 @@ class UniformBinTokenizer:
         Raises:
             ValueError: Non-finite actions or a wrong last dimension.
         """
-        action = np.asarray(action, dtype=np.float64)
-        if action.ndim == 0 or action.shape[-1] != spec.dims:
-            raise ValueError(f"expected actions of shape (..., {spec.dims}), found {action.shape}")
-        if not np.isfinite(action).all():
-            raise ValueError("cannot encode a non-finite action")
-        number = np.digitize(np.clip(self.normalize(action, spec), -1.0, 1.0), self.edges)  # 1 .. bins + 1
+        action = check_actions(action, spec)
+        number = np.digitize(np.clip(normalize(action, spec), -1.0, 1.0), self.edges)  # 1 .. bins + 1
         if self.convention is TokenConvention.OPENVLA:
             return self.vocabulary_size - number.astype(np.int64)
         return np.minimum(number - 1, self.bins - 1).astype(np.int64)
@@ -147,18 +134,9 @@ class UniformBinTokenizer:
         Raises:
             ActionDecodeError: Wrong type or shape, or a token outside the action vocabulary.
         """
-        if not isinstance(tokens, np.ndarray) or tokens.dtype != np.int64:
-            found = tokens.dtype.name if isinstance(tokens, np.ndarray) else type(tokens).__name__
-            raise ActionDecodeError(
-                RejectionReason.WRONG_TYPE, f"expected a numpy array of int64 tokens, found {found}"
-            )
-        if tokens.ndim == 0 or tokens.shape[-1] != spec.dims or tokens.size == 0:
-            raise ActionDecodeError(
-                RejectionReason.WRONG_SHAPE,
-                f"expected tokens of shape (..., {spec.dims}), found {tokens.shape}",
-            )
+        check_tokens(tokens, spec)
         if tokens.min() < self.lowest_token or tokens.max() > self.highest_token:
-            raise self._vocabulary_error(tokens, spec)
+            raise vocabulary_error(tokens, spec, self.lowest_token, self.highest_token, self.tokenizer_id)
         if self.convention is TokenConvention.OPENVLA:
             return np.minimum(self.vocabulary_size - 1 - tokens, self.bins - 1)
         return tokens
@@ -166,27 +144,16 @@ class UniformBinTokenizer:
     def action_table(self, spec: ActionSpec) -> FloatArray:
         """(dims, bins) physical value of every bin of every dimension."""
         normalized = np.broadcast_to(self.centers[:, None], (self.bins, spec.dims))
-        return np.ascontiguousarray(self.unnormalize(normalized, spec).T)
+        return np.ascontiguousarray(unnormalize(normalized, spec).T)
 
-    def half_bin(self, spec: ActionSpec) -> FloatArray:
+    def error_bound(self, spec: ActionSpec) -> FloatArray:
         """(dims,) half a bin in the spec's units: the largest rounding error within the quantiles."""
-        q01, q99, mask = _statistics(spec)
-        return np.where(mask, 0.5 * (q99 - q01), 1.0) / self.bins
+        return scale_of(spec) / self.bins
 
-    def _vocabulary_error(self, tokens: IntArray, spec: ActionSpec) -> ActionDecodeError:
-        outside = np.argwhere((tokens < self.lowest_token) | (tokens > self.highest_token))[0]
-        place = ", ".join(f"row {index}" for index in outside[:-1])
-        name = spec.names[int(outside[-1])]
-        return ActionDecodeError(
-            RejectionReason.TOKEN_OUT_OF_VOCABULARY,
-            f"token {tokens[tuple(outside)]} ({place + ', ' if place else ''}{name}) is outside the action "
-            f"vocabulary {self.lowest_token}..{self.highest_token} of {self.tokenizer_id}",
-        )
+    def bin_tolerance(self, spec: ActionSpec) -> FloatArray:
+        """(dims, bins) half the width of every bin in the spec's units."""
+        return np.broadcast_to(self.error_bound(spec)[:, None], (spec.dims, self.bins))
 
 
 COMPACT_TOKENIZER = UniformBinTokenizer()
 """The tokenizer of our own compact model: plain bin indices 0..254."""
-
-
-def _statistics(spec: ActionSpec) -> tuple[FloatArray, FloatArray, np.ndarray]:
-    return spec.statistics.q01, spec.statistics.q99, np.asarray(spec.statistics.mask, dtype=bool)

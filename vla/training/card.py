@@ -15,7 +15,7 @@ def write_card(summary: TrainSummary, options: TrainOptions, config: CompactConf
     """Write ``README.md`` into the policy folder."""
     spec = data.spec
     assert spec is not None
-    episodes = Counter(entry.task for entry in data.episodes)
+    episodes = Counter(entry.task for entry in data.episodes if entry.other == 0)
     tasks = "\n".join(f"| {task} | {episodes[task]} | {frames} |" for task, frames in sorted(data.tasks().items()))
     sources = "\n".join(
         f"- `{Path(*source.path.parts[-2:])}`, weight {source.weight:g}, "

@@ -3,6 +3,9 @@
 Episodes are zarr stores, one each. The cache beside them holds every labelled frame of every episode in two flat
 files that are memory-mapped, and one line of JSON for each episode. A line is written after its frames are on
 disk, so an interrupted update loses at most one episode, and an update only reads what is new.
+
+Beside an episode there may be ``NAME.others.npz``: labels for other instructions at the same observations
+(``sim.other_goals`` writes it). They become further episodes that share the pictures.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import zarr
 
@@ -24,6 +28,7 @@ from vla.compact.preprocess import PROPRIOCEPTION_DIMS, proprioception
 from vla.tokenizers import COMPACT_TOKENIZER
 
 CAMERAS = ("workspace", "wrist")
+OTHERS_SUFFIX = ".others.npz"
 
 
 class EpisodeError(ValueError):
@@ -58,6 +63,7 @@ class EpisodeEntry:
         seed: Seed of the scene.
         success: Whether the recorded episode succeeded.
         skipped: Observations that were left out: no label, or a camera frame was dropped.
+        other: 0 for the episode as it was asked for, 1 and up for the labels of another instruction.
     """
 
     path: str
@@ -68,6 +74,7 @@ class EpisodeEntry:
     seed: int
     success: bool
     skipped: int
+    other: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,7 @@ class PackedDataset:
                 ("goal", "<f4", (3,)),
                 ("tokens", "<i2", (horizon, dims)),
                 ("episode", "<i4"),
+                ("image", "<i4"),
             ]
         )
         self.episodes: list[EpisodeEntry] = []
@@ -127,16 +135,18 @@ class PackedDataset:
             lines.pop()
             self._index.write_text("".join(lines))
         self.episodes = [EpisodeEntry(**json.loads(line)) for line in lines]
-        for name, size in (("images.u8", self._image_bytes), ("frames.bin", self._frame_type.itemsize)):
+        frame_bytes = self._frame_type.itemsize
+        for name, size in (("images.u8", self._pictures * self._image_bytes), ("frames.bin", self.count * frame_bytes)):
             path = self._folder / name
             path.touch()
-            os.truncate(path, self.count * size)
+            os.truncate(path, size)
         self._map()
 
     def _map(self) -> None:
         n = self.count
         if n:
-            self.images = np.memmap(self._folder / "images.u8", np.uint8, "r", shape=(n, *self._image_shape))
+            shape = (self._pictures, *self._image_shape)
+            self.images = np.memmap(self._folder / "images.u8", np.uint8, "r", shape=shape)
             self.frames = np.fromfile(self._folder / "frames.bin", self._frame_type, n)
         else:
             self.images = np.zeros((0, *self._image_shape), np.uint8)
@@ -147,6 +157,11 @@ class PackedDataset:
         """Number of packed frames."""
         return self.episodes[-1].start + self.episodes[-1].count if self.episodes else 0
 
+    @property
+    def _pictures(self) -> int:
+        """Number of packed observations; frames of other instructions share them."""
+        return sum(entry.count for entry in self.episodes if entry.other == 0)
+
     def update(self, sources: Sequence[Source]) -> UpdateReport:
         """Pack the episodes that are new in the sources' folders.
 
@@ -154,6 +169,7 @@ class PackedDataset:
             EpisodeError: An episode is malformed, or its action spec or tokenizer differs from the others'.
         """
         known = {entry.path for entry in self.episodes}
+        shared = {entry.path for entry in self.episodes if entry.other}
         added, seen, waiting = 0, 0, []
         for path in _stores(sources):
             if str(path) in known:
@@ -164,6 +180,10 @@ class PackedDataset:
                 waiting.append((str(path), reason))
             else:
                 added += 1
+        self._map()
+        for entry in tuple(self.episodes):
+            if entry.other == 0 and entry.path not in shared:
+                self._add_others(entry)
         self._map()
         return UpdateReport(added, seen, tuple(waiting))
 
@@ -183,6 +203,7 @@ class PackedDataset:
         if not len(frames):
             return "no labelled observation"
         frames["episode"] = len(self.episodes)
+        frames["image"] = self._pictures + np.arange(len(frames))
         entry = EpisodeEntry(
             path=str(path),
             start=self.count,
@@ -198,6 +219,25 @@ class PackedDataset:
         _append(self._index, (json.dumps(asdict(entry)) + "\n").encode())
         self.episodes.append(entry)
         return ""
+
+    def _add_others(self, entry: EpisodeEntry) -> None:
+        """Pack the labels of other instructions beside a packed episode, if there are any."""
+        path = Path(entry.path)
+        beside = path.with_name(path.stem + OTHERS_SUFFIX)
+        if not beside.exists():
+            return
+        with np.load(beside) as data:
+            tokens, instructions = data["tokens"], [str(words) for words in data["instructions"]]
+        if tokens.shape[1] != entry.count:  # an observation was left out of the episode, so rows do not correspond
+            return
+        frames = self.frames[entry.start : entry.start + entry.count].copy()
+        frames["goal"] = np.nan
+        for number, (labels, instruction) in enumerate(zip(tokens, instructions, strict=True), start=1):
+            frames["tokens"], frames["episode"] = labels, len(self.episodes)
+            further = replace(entry, start=self.count, instruction=instruction, other=number)
+            _append(self._folder / "frames.bin", frames.tobytes())
+            _append(self._index, (json.dumps(asdict(further)) + "\n").encode())
+            self.episodes.append(further)
 
     def _check_contract(self, path: Path, manifest: dict[str, Any]) -> None:
         tokenizer = manifest.get("tokenizer_id")
@@ -241,7 +281,7 @@ class PackedDataset:
             frames["goal"] = np.nan
         if not np.isfinite(frames["state"]).all():
             raise EpisodeError(f"{path}: non-finite proprioception")
-        cameras = [read(f"observations/images/{name}")[rows] for name in CAMERAS]
+        cameras = [_pictures(read(f"observations/images/{name}")[rows]) for name in CAMERAS]
         for name, images in zip(CAMERAS, cameras, strict=True):
             if images.shape[1:] != self._image_shape[1:] or images.dtype != np.uint8:
                 raise EpisodeError(
@@ -256,6 +296,14 @@ class PackedDataset:
         for entry in self.episodes:
             counts[entry.task] += entry.count
         return counts
+
+
+def _pictures(kept: np.ndarray) -> np.ndarray:
+    """Pictures (N, H, W, 3) uint8 RGB as an episode keeps them: as they are, or as (N, bytes) of JPEGs."""
+    if kept.ndim != 2 or not len(kept):
+        return kept
+    decoded = [cv2.imdecode(row, cv2.IMREAD_COLOR) for row in kept]
+    return np.stack([np.zeros((0, 0, 3), np.uint8) if item is None else item[..., ::-1] for item in decoded])
 
 
 def read_array(group: zarr.Group, name: str) -> np.ndarray:
@@ -327,6 +375,7 @@ def split_dataset(
     task_weights: dict[str, float],
     held_out_fraction: float,
     balance_tasks: bool,
+    others_weight: float = 0.5,
 ) -> Split:
     """Choose frames and their drawing weights. Deterministic, and stable as episodes are added.
 
@@ -343,12 +392,14 @@ def split_dataset(
             continue
         numbers = np.arange(entry.start, entry.start + entry.count)
         if _is_held_out(entry, held_out_fraction):
-            held.append(numbers)
-            held_episodes += 1
+            if entry.other == 0:
+                held.append(numbers)
+                held_episodes += 1
             continue
-        episodes += 1
+        episodes += entry.other == 0
         frames.append(numbers)
-        weights.append(np.full(entry.count, source.weight * task_weights.get(entry.task, 1.0)))
+        kind = others_weight if entry.other else 1.0
+        weights.append(np.full(entry.count, kind * source.weight * task_weights.get(entry.task, 1.0)))
         tasks.extend([entry.task] * entry.count)
     if not frames:
         raise ValueError("no episode to train on: check the sources and whether their episodes succeeded")

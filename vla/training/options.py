@@ -35,6 +35,7 @@ class TrainOptions:
         goal_weight: Weight of guessing where the gripper acts next, an auxiliary that teaches where to look.
         task_weights: Drawing weight of tasks, 1 if not named.
         balance_tasks: Draw every task equally often, before weights.
+        others_weight: Drawing weight of frames that are labelled for another instruction than the recorded one.
         held_out_fraction: Share of scenes that never train.
         held_out_frames: Frames measured, at most.
         augmentation: Strength of augmentation.
@@ -67,6 +68,7 @@ class TrainOptions:
     goal_weight: float = 0.5
     task_weights: Mapping[str, float] = field(default_factory=dict)
     balance_tasks: bool = True
+    others_weight: float = 0.5
     held_out_fraction: float = 0.04
     held_out_frames: int = 1024
     augmentation: Augmentation = field(default_factory=Augmentation)

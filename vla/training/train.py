@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vla.compact.config import CompactConfig
 from vla.compact.files import load_policy, save_policy
-from vla.compact.language import WordVocabulary
+from vla.compact.language import WordVocabulary, plain
 from vla.compact.model import CompactModel
 from vla.training.augment import Batch, augmented_batch, plain_batch
 from vla.training.card import write_card
@@ -71,6 +71,7 @@ class _Run:
             dict(options.task_weights),
             options.held_out_fraction,
             options.balance_tasks,
+            options.others_weight,
         )
         self.console.print(describe_split(self.split))
         assert self.data.spec is not None
@@ -133,10 +134,11 @@ class _Run:
             raise ValueError("a run that starts from a policy keeps its architecture; drop the model options")
         vocabulary = files.vocabulary.extended(instructions)
         weights = {name: tensor.float() for name, tensor in files.weights.items()}
-        new = len(vocabulary.words) - len(files.vocabulary.words)
         table = weights["instruction.words.weight"]
-        fresh = torch.zeros(new, table.shape[1]) + table[1]  # a new word starts as <unk>
-        weights["instruction.words.weight"] = torch.cat((table, fresh))
+        known = {word: row for row, word in enumerate(files.vocabulary.words)}
+        # A new word starts as the same word elsewhere in a sentence, or as <unk>.
+        starts = [known.get(plain(word), 1) for word in vocabulary.words[len(known) :]]
+        weights["instruction.words.weight"] = torch.cat((table, table[torch.tensor(starts, dtype=torch.int64)]))
         config = dataclasses.replace(files.config, vocabulary_size=len(vocabulary.words))
         return vocabulary, config, weights
 

@@ -1,0 +1,1 @@
+"""Policies that LeRobot trained: their folder, checked without torch, and the policy itself."""

@@ -1,0 +1,227 @@
+"""The network: pictures and prompt ids in, action tokens out, greedily, over the action vocabulary only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, LlamaForCausalLM
+
+from vla.openvla.checkpoint import Checkpoint
+from vla.openvla.published import CheckpointError
+from vla.openvla.towers import Heads, Placing, load_language, load_tower
+
+# Llama's id of the empty piece that training put before the action; the model was never asked without it.
+ACTION_PROMPT_ID = 29871
+_TOWERS = ("vision_backbone.featurizer", "vision_backbone.fused_featurizer")
+# Loaded by the published code, used by nobody: last blocks, final norms and pooling heads of the towers.
+_UNUSED = (".norm.", ".attn_pool.", "rotary_emb.inv_freq")
+
+
+class Projector(nn.Module):
+    """Patch features to the width of the Llama: three layers where two towers are fused, else two."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, patches, features) to (batch, patches, width)."""
+        for layer in self.layers[:-1]:
+            features = nn.functional.gelu(layer(features))
+        return self.layers[-1](features)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Greedy tokens.
+
+    Attributes:
+        tokens: (batch, count) int64.
+        log_probability: (batch, count) of each token among the action ids.
+        action_mass: (batch, count) probability that the model gave to action ids at all; low means that it wanted to
+            write something else.
+    """
+
+    tokens: Tensor
+    log_probability: Tensor
+    action_mass: Tensor
+
+
+class OpenVLAModel(nn.Module):
+    """Towers, projector and Llama."""
+
+    def __init__(
+        self, towers: Sequence[nn.Module], projector: Projector, language: LlamaForCausalLM, vocabulary: int, bins: int
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            towers: In the order of their channels.
+            projector: To the Llama's width.
+            language: The Llama.
+            vocabulary: Size of the text vocabulary, without padding.
+            bins: Action ids; the last ``bins`` of the text vocabulary.
+        """
+        super().__init__()
+        self.towers = nn.ModuleList(towers)
+        self.projector, self.language = projector, language
+        self.vocabulary, self.bins = vocabulary, bins
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.language.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Their precision."""
+        return self.language.model.embed_tokens.weight.dtype
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """(batch, 3 towers, side, side) to embeddings (batch, patches, width)."""
+        groups = pixels.to(self.device, self.dtype).split(3, dim=1)
+        if len(groups) != len(self.towers):
+            raise ValueError(f"expected {3 * len(self.towers)} channels, found {pixels.shape[1]}")
+        features = [tower(group) for tower, group in zip(self.towers, groups, strict=True)]
+        return self.projector(torch.cat(features, dim=-1))
+
+    def logits(self, pixels: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Float32 logits (batch, BOS + patches + longest rest of a prompt, vocabulary), causal.
+
+        Args:
+            pixels: (batch, 3 towers, side, side).
+            prompts: Ids of each prompt, with BOS first; shorter ones are padded at the end.
+        """
+        embeddings, mask, positions = self._inputs(pixels, prompts)
+        out = self.language(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False, return_dict=True
+        )
+        return out.logits.float()
+
+    @torch.inference_mode()
+    def decode(self, pixels: Tensor, prompts: Sequence[Sequence[int]], count: int) -> Decoded:
+        """Write ``count`` action tokens for each prompt.
+
+        The choice is among the action ids: the published code takes any id and clips it into a motion. The cache is
+        kept from token to token, so each costs one pass of one position.
+        """
+        embeddings, mask, positions = self._inputs(pixels, prompts)
+        lengths = mask.sum(dim=1)
+        cache = DynamicCache(config=self.language.config)
+        model, head = self.language.model, self.language.lm_head
+        hidden = model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        last = hidden[torch.arange(len(hidden), device=self.device), lengths - 1]
+        chosen: list[Tensor] = []
+        sure: list[Tensor] = []
+        mass: list[Tensor] = []
+        for step in range(count):
+            token, certainty, share = self._choose(head(last))
+            chosen.append(token)
+            sure.append(certainty)
+            mass.append(share)
+            if step == count - 1:
+                break
+            mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)
+            last = model(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=(lengths + step)[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+        return Decoded(torch.stack(chosen, 1), torch.stack(sure, 1), torch.stack(mass, 1))
+
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = torch.log_softmax(logits.float(), dim=-1)
+        lowest = self.vocabulary - self.bins
+        action = scores[:, lowest : self.vocabulary]
+        total = action.logsumexp(dim=-1)
+        best = action.argmax(dim=-1)
+        certainty = action.gather(1, best[:, None])[:, 0] - total
+        return best + lowest, certainty, total.exp()
+
+    def _inputs(self, pixels: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [BOS, patches, rest of the prompt], their mask and positions."""
+        if len(prompts) != len(pixels) or not all(len(prompt) > 1 for prompt in prompts):
+            raise ValueError(f"expected a prompt of two ids or more for each of {len(pixels)} pictures")
+        ids = [torch.tensor(prompt, device=self.device) for prompt in prompts]
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        words = self.language.model.embed_tokens(padded)
+        patches = self.patches(pixels).to(words.dtype)
+        embeddings = torch.cat((words[:, :1], patches, words[:, 1:]), dim=1)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device) + patches.shape[1]
+        positions = torch.arange(embeddings.shape[1], device=self.device).expand(len(ids), -1)
+        mask = (positions < lengths[:, None]).long()
+        return embeddings, mask, positions
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    heads: Heads | None = None,
+) -> OpenVLAModel:
+    """Build the network of a checkpoint; every tensor is used or known to be unused.
+
+    Args:
+        checkpoint: The opened folder.
+        device: Of torch.
+        dtype: Of the weights.
+        heads: Numbers of attention heads, where the published ones do not hold.
+
+    Raises:
+        CheckpointError: Tensors are missing, unknown or of the wrong shape.
+    """
+    heads = heads or Heads()
+    placing = Placing(torch.device(device), dtype)
+    config = checkpoint.config
+    counts = heads.towers or (None,) * len(config.vision_ids)
+    if len(config.vision_ids) != (2 if config.fused else 1) or len(counts) != len(config.vision_ids):
+        raise CheckpointError(
+            f"{checkpoint.folder}: expected {2 if config.fused else 1} vision towers with a number of heads each, "
+            f"found {len(config.vision_ids)} towers and {len(counts)} numbers"
+        )
+    parts = zip(_TOWERS, config.vision_ids, counts, strict=False)
+    towers = [load_tower(checkpoint, prefix, name, count, placing) for prefix, name, count in parts]
+    projector = Projector(
+        [_linear(checkpoint, f"projector.fc{n + 1}", placing) for n in range(3 if config.fused else 2)]
+    )
+    language = load_language(checkpoint, heads.language, placing)
+    depths = [_last_block(checkpoint, prefix) for prefix in _TOWERS[: len(towers)]]
+    strange = [
+        name
+        for name in checkpoint.untaken()
+        if not any(mark in name for mark in _UNUSED) and not name.startswith(tuple(depths))
+    ]
+    if strange:
+        raise CheckpointError(
+            f"{checkpoint.folder}: expected no other tensors than OpenVLA's, found {strange[0]!r} and "
+            f"{len(strange) - 1} more; is this a variant with more parts?"
+        )
+    vocabulary = language.config.vocab_size - config.pad_to_multiple_of
+    return OpenVLAModel(towers, projector, language, vocabulary, config.action_bins).eval()
+
+
+def _last_block(checkpoint: Checkpoint, prefix: str) -> str:
+    start = f"{prefix}.blocks."
+    last = max(int(name.removeprefix(start).split(".")[0]) for name in checkpoint.names if name.startswith(start))
+    return f"{start}{last}."
+
+
+def _linear(checkpoint: Checkpoint, name: str, placing: Placing) -> nn.Linear:
+    weight = checkpoint.take(f"{name}.weight", placing.dtype, placing.device)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.bias = nn.Parameter(checkpoint.take(f"{name}.bias", placing.dtype, placing.device), requires_grad=False)
+    return layer
+
+
+def with_action_prompt(ids: Sequence[int]) -> list[int]:
+    """Prompt ids that end in :data:`ACTION_PROMPT_ID`, which is added where it is missing and never doubled."""
+    return list(ids) if ids and ids[-1] == ACTION_PROMPT_ID else [*ids, ACTION_PROMPT_ID]

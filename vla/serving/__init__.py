@@ -1,0 +1,1 @@
+"""Policies over the network: a websocket server and client that speak the openpi protocol, and tokens between ours."""
