@@ -1,6 +1,7 @@
 """Cost of one control tick at 200 Hz: the expert drives whole episodes, each tick is timed.
 
-The reference is MuJoCo's own cost for the same control period (its physics steps), timed in the same run.
+The garbage collector stays out, as in the real-time driver. The reference is MuJoCo's own cost for the same control
+period (its physics steps), timed in the same run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, no_collection
 from controllers.drivers import run_lockstep
 from controllers.loop import ControlLoop, LoopState
 from controllers.types import JointCommand, TickInputs, TickOutputs
@@ -108,7 +109,7 @@ def run(options: Options) -> Result:
 
 
 def _episode(loop: ControlLoop, config, task: str, seed: int, tick: _Timed, physics: _Timed) -> None:
-    with assemble_sim(config, task, seed) as cell:
+    with assemble_sim(config, task, seed) as cell, no_collection():
         timed_loop = _TimedLoop(loop, tick)
         robot = _TimedRobot(cell.robot, physics)
         run_lockstep(
@@ -128,6 +129,7 @@ class _TimedLoop:
     def __init__(self, loop: ControlLoop, timed: _Timed) -> None:
         self.initial = loop.initial
         self.commanded_pose = loop.commanded_pose
+        self.prefix = loop.prefix
         self._tick = timed.wrap(loop.tick)
 
     def tick(self, state: LoopState, inputs: TickInputs) -> tuple[LoopState, TickOutputs]:

@@ -12,7 +12,25 @@ from rich.table import Table
 from cli.output import console, jsonable, print_json
 from controllers.names import unknown_name
 
-BENCHMARKS = ("tick", "inference", "replay")
+BENCHMARKS = (
+    "tick",
+    "filter",
+    "chunking",
+    "safe_stop",
+    "inference",
+    "replay",
+    "keepouts",
+    "tokenizers",
+    "exchange",
+    "serving",
+    "preflight",
+    "jitter",
+    "policy-faults",
+    "ros",
+    "ros-faults",
+    "log",
+    "crash",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,7 @@ def parse(arguments: list[str]) -> Options:
     name, rest = arguments[0], arguments[1:]
     if name not in BENCHMARKS:
         raise ValueError(unknown_name("benchmark", name, BENCHMARKS))
-    module = importlib.import_module(f"benchmarks.{name}")
+    module = importlib.import_module(_module(name))
     kind = tyro.conf.OmitArgPrefixes[tuple[module.Options, _Output]]
     bench, output = tyro.cli(kind, args=rest, prog=f"vla bench {name}", description=module.__doc__)
     return Options(name, bench, output.json)
@@ -53,11 +71,29 @@ def parse(arguments: list[str]) -> Options:
 
 def main(options: Options) -> int:
     """Measure and print."""
-    result = importlib.import_module(f"benchmarks.{options.name}").run(options.bench)
+    result = importlib.import_module(_module(options.name)).run(options.bench)
     table = Table("figure", "value", title=f"vla bench {options.name}")
     for name, value in jsonable(result).items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        if _is_rows(value):
+            console.print(_rows_table(name, value))
+        else:
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     console.print(table)
     if options.json:
         print_json(result)
     return 0
+
+
+def _module(name: str) -> str:
+    return f"benchmarks.{name.replace('-', '_')}"
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(row, dict) for row in value)
+
+
+def _rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(*rows[0], title=name)
+    for row in rows:
+        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+    return table

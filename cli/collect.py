@@ -7,8 +7,10 @@ from pathlib import Path
 
 from cli.output import console, print_json
 from cli.stack import StackOptions, build_config
+from episodes.profile import LOSSLESS, LogOptions, camera_profile
 from sim.collection import collect
 from sim.evaluation import EvalOptions, Recording
+from sim.other_goals import label_folder
 from sim.policies import EXPERT, PolicyChoice
 from sim.rollout import Teaching
 from sim.tasks.catalog import get_task, task_names
@@ -35,6 +37,10 @@ class Options:
     """Size of the bursts, in bins of the tokenizer."""
     expert_fraction: float = 0.2
     """Share of stretches that the expert drives in a student's stead."""
+    other_goals: int = 2
+    """For how many other goals in the same scene to add labels, from the pictures of the same episode."""
+    camera_log: str = LOSSLESS
+    """How pictures are logged: lossless, or jpeg:QUALITY, which is smaller and not quite what a policy would see."""
     workers: int = 1
     """Processes."""
     stack: StackOptions = field(default_factory=StackOptions)
@@ -72,8 +78,11 @@ def main(options: Options) -> int:
             out_dir=options.out,
             recording=Recording.ALL,
             teaching=Teaching(noise, Mixture(options.expert_fraction) if student else None),
+            log=LogOptions(camera_profile(options.camera_log)),
         )
     )
+    if options.other_goals and summary.complete:
+        label_folder(summary.folder, options.other_goals)
     rate = summary.successes / summary.recorded if summary.recorded else None
     done = "" if rate is None else f", {100 * rate:.1f}% of them successful"
     console.print(f"{summary.recorded} recorded{done}; {summary.present} were there; episodes in {summary.folder}")

@@ -14,7 +14,11 @@ from pathlib import Path
 
 from rich.table import Table
 
+from cli.deadlines import measure_deadlines
 from cli.output import console, print_json
+from controllers.realtime import RealtimeOptions, realtime
+
+_TIMING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -146,33 +150,28 @@ def _rendering() -> Check:
 
 
 def _timing() -> Check:
-    """How late a 200 Hz sleep loop wakes here, for one second, at the present load."""
-    late_ms = []
-    deadline = time.monotonic_ns()
-    for _ in range(200):
-        deadline += 5_000_000
-        time.sleep(max(0, deadline - time.monotonic_ns()) * 1e-9)
-        late_ms.append((time.monotonic_ns() - deadline) * 1e-6)
-    late_ms.sort()
-    found = f"200 Hz sleep loop: median {late_ms[100]:.2f} ms late, worst of 200 {late_ms[-1]:.2f} ms"
-    if late_ms[-1] > 5.0:
-        return Check("timing", Verdict.NOTE.value, found, "a tick was missed: lower the load or the control rate")
-    return Check("timing", Verdict.OK.value, found)
+    """What rate the control loop holds here, at the present load."""
+    found = measure_deadlines(_TIMING_S)
+    priority = "with real-time priority" if found.realtime_priority else "without real-time priority"
+    words = (
+        f"{found.ticks} ticks at {found.rate_hz} Hz {priority}: begun {found.late_p50_ms:.3f} ms late at the median, "
+        f"{found.late_p999_ms:.2f} ms at p99.9; a tick with its physics takes {found.tick_p50_ms:.2f} ms, "
+        f"{found.tick_p999_ms:.2f} ms at p99.9; {found.missed} deadlines missed; "
+        f"this load leaves room for {found.holds_hz} Hz"
+    )
+    if found.holds_hz < found.rate_hz:
+        advice = f"lower the load, or run at {found.holds_hz} Hz" if found.holds_hz else "lower the load"
+        return Check("timing", Verdict.NOTE.value, words, advice)
+    return Check("timing", Verdict.OK.value, words)
 
 
 def _realtime_priority() -> Check:
-    policy = os.sched_getscheduler(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-        os.sched_setscheduler(0, policy, os.sched_param(0))
-    except PermissionError:
-        return Check(
-            "real-time priority",
-            Verdict.NOTE.value,
-            "not permitted",
-            "add `@realtime - rtprio 98` to /etc/security/limits.conf and join the group, or run as root",
-        )
-    return Check("real-time priority", Verdict.OK.value, "SCHED_FIFO permitted")
+    with realtime(RealtimeOptions()) as grants:
+        pass
+    if grants.fifo and grants.locked:
+        return Check("real-time priority", Verdict.OK.value, "SCHED_FIFO and locked memory permitted")
+    granted = "SCHED_FIFO" if grants.fifo else "locked memory" if grants.locked else "neither"
+    return Check("real-time priority", Verdict.NOTE.value, f"permitted: {granted}", grants.message)
 
 
 def _accelerator() -> Check:

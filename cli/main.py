@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the check failed (diverged, unsafe, below bar), 2 bad inpu
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 from dataclasses import dataclass
@@ -23,10 +24,20 @@ COMMANDS = {
     "doctor": "check this machine and explain what it can do",
     "run": "run one episode: a policy drives the arm through tokens, controller and safety",
     "eval": "run many episodes and report success rates with intervals",
-    "replay": "re-execute a logged episode and compare every tick",
+    "preflight": "check that a policy means what the robot's stack means",
+    "replay": "re-execute logged episodes and compare every tick, or ask what would have been",
+    "diff": "compare two episodes tick by tick",
+    "query": "find episodes by what happened in them",
+    "serve": "serve a policy over websockets, to openpi clients and to other machines",
     "collect": "record expert episodes with labels to train on",
     "train": "train the compact VLA on recorded episodes",
+    "up": "start the stack as ROS 2 nodes: simulated, on a robot, or from a recorded episode",
+    "latency": "write a recorded episode's latencies as a trace to run others with",
     "bench": "measure a part of the stack beside a reference",
+    "safety": "look at and try out the safety layer",
+    "view": "look at an episode on a web page: scrub, play, scene, cameras, tokens, forces, margins",
+    "export": "write episodes in another format: lerobot, mcap, rerun, mp4, csv",
+    "import": "make episodes of a LeRobotDataset or of ROS 2 bags",
 }
 
 
@@ -53,7 +64,7 @@ def run(arguments: list[str]) -> int:
         return 2
     _choose_renderer()
     try:
-        module = importlib.import_module(f"cli.{name}")
+        module = importlib.import_module(f"cli.{name}_" if keyword.iskeyword(name) else f"cli.{name}")
         if hasattr(module, "parse"):
             return module.main(module.parse(rest))
         options = tyro.cli(module.Options, args=rest, prog=f"vla {name}", description=module.__doc__)

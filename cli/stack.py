@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+from controllers.chunking import ChunkingOptions, ChunkStrategyName
+from controllers.executor import ExecutorOptions
+from controllers.latency import parse_latency
 from controllers.robot import load_robot
-from safety.profile import load_profile
+from safety.profile import Enforcement, load_profile
+from sim.obstacles.options import ObstacleOptions
 from sim.stack import StackConfig, controller_options
-from sim.tabletop import CAMERAS
+from sim.tabletop import CAMERAS, EXECUTION_HORIZON
 
 
 @dataclass(frozen=True)
@@ -25,22 +30,40 @@ class StackOptions:
     """Safety profile: a built-in name or a path; empty for ROBOT_tabletop."""
     safety_off: str = ""
     """Run WITHOUT safety, for the reason given here; logged in every tick."""
+    enforcement: Literal["profile", "path_consistent", "sliding"] = "profile"
+    """What happens to a command that may not pass: as the profile says, slow down along the path, or slide."""
+    chunking: str = "switch"
+    """How chunks follow each other while the model thinks: synchronous, switch, ensembling or token_rtc."""
+    max_delay_rows: float = 0.0
+    """Rows that one delay may cost; a slower model slows the motion down instead. 0 for what the horizon allows."""
+    execution_horizon: int = EXECUTION_HORIZON
+    """Rows to execute before asking for the next chunk."""
+    obstacles: Literal["none", "I", "II", "both"] = "none"
+    """Things in the way, declared as keep-outs: I near the target, II on the way to it, both, or none."""
 
 
-def build_config(options: StackOptions, *, cameras: bool = True) -> StackConfig:
-    """The configuration that the options describe.
+def build_config(options: StackOptions, *, cameras: bool = True, latency: str = "") -> StackConfig:
+    """The configuration that the options describe; ``latency`` is a model as text, empty for none.
 
     Raises:
         ValueError: A name, rate or file that does not fit; says what was expected and found.
     """
     robot = load_robot(options.robot)
     safety = None if options.safety_off else load_profile(options.safety_profile or f"{robot.name}_tabletop")
+    if safety is not None and options.enforcement != "profile":
+        safety = replace(safety, enforcement=Enforcement(options.enforcement))
     config = StackConfig(
         robot=options.robot,
         controller=controller_options(options.controller),
         control_rate_hz=options.control_rate_hz,
         safety=safety,
         safety_off_reason=options.safety_off,
+        executor=ExecutorOptions(execution_horizon=options.execution_horizon),
+        chunking=ChunkingOptions(
+            strategy=ChunkStrategyName.named(options.chunking), max_delay_rows=options.max_delay_rows
+        ),
+        latency=parse_latency(latency) if latency else None,
+        obstacles=None if options.obstacles == "none" else ObstacleOptions(level=options.obstacles),
     )
     return replace(config, cameras=dict(CAMERAS) if cameras else {})
 

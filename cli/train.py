@@ -31,6 +31,8 @@ class Options:
     """Frames of a step."""
     relabelled: tuple[str, ...] = ()
     """Folders of a student's rollouts that the expert relabelled; their failures are learned from too."""
+    task_weights: str = ""
+    """How often tasks are drawn, as NAME=WEIGHT separated by commas; 1 for those that are not named."""
     threads: int = 1
     """Torch threads; more than one stalls on a machine that does other work."""
     processes: int = 1
@@ -71,6 +73,7 @@ def main(options: Options) -> int:
             init_from=options.init_from,
             learning_rate=options.learning_rate,
             batch_size=options.batch_size,
+            task_weights=_task_weights(options.task_weights),
             threads=options.threads,
             processes=options.processes,
             seed=options.seed,
@@ -92,6 +95,17 @@ def main(options: Options) -> int:
             )
         )
     return 0
+
+
+def _task_weights(text: str) -> dict[str, float]:
+    weights = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, weight = item.partition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise ValueError(f"expected NAME=WEIGHT, found {item!r}") from None
+    return weights
 
 
 def _sources(data: tuple[str, ...], successes_only: bool):

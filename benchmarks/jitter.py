@@ -1,0 +1,434 @@
+"""How late the ticks of the real-time control loop begin, with a model working beside it.
+
+Ours is the whole thing: simulated arm, executor, controller, all safety limits, the compact VLA in its own process,
+pictures, and the episode recorded. It runs with and without real-time priority. The references do one tick of the same
+loop and arm at a time (no model, no pictures, no recording), and wait for the next: a plain sleep loop until absolute
+deadlines, and LeRobot's ``precise_sleep`` for the rest of the period, as its own loops use it. A loop without
+deadlines is judged by how much longer than a period it took from tick to tick.
+
+The loops take turns, so that all see the same machine. Ctrl-C ends the run and prints what there is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import Machine
+from controllers.lateness import LatenessHistogram
+
+RATE_HZ = 200
+_PERIOD_NS = 1_000_000_000 // RATE_HZ
+_TASK, _SEED = "pick_up", 1_000_000
+_SETTLED_S = 10.0  # memory is compared from here on: by then every part has been used
+_PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``vla bench jitter``."""
+
+    minutes: float = 1.0
+    """Of our loop with real-time priority."""
+    others_minutes: float = -1.0
+    """Of each other loop; negative for as long as ours."""
+    round_s: float = 30.0
+    """Length of a turn, s. Each turn of ours is one recorded episode."""
+    load: bool = False
+    """Beside it, a model infers without pause on every core."""
+    record: bool = True
+    """Record our episodes (and delete them)."""
+    priority: int = 50
+    """SCHED_FIFO priority of our loop."""
+    cpus: tuple[int, ...] = ()
+    """Processors that our loop may run on; none given: any."""
+
+
+class Loop(Enum):
+    """Who keeps the time."""
+
+    OURS = "ours, real-time priority"
+    ORDINARY = "ours, without priority"
+    SLEEP = "plain sleep loop"
+    LEROBOT = "lerobot precise_sleep"
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn of a loop gave; turns of a loop add up.
+
+    Attributes:
+        lateness: Of each tick.
+        missed: Periods in which no tick began.
+        realtime_priority: SCHED_FIFO was granted.
+        chunks: Chunks of the model that were played.
+        memory_mb: Resident memory of the loop's process at the first and the last look.
+        memory_s: Time between those looks, s.
+    """
+
+    lateness: LatenessHistogram = field(default_factory=LatenessHistogram)
+    missed: int = 0
+    realtime_priority: bool = False
+    chunks: int = 0
+    memory_mb: tuple[float, float] = (math.nan, math.nan)
+    memory_s: float = 0.0
+
+    def add(self, other: Turn) -> None:
+        """Go on with another turn; memory is compared from the first turn's start to the last one's end."""
+        self.lateness.merge(other.lateness)
+        self.missed += other.missed
+        self.realtime_priority = other.realtime_priority
+        self.chunks += other.chunks
+        first = other.memory_mb[0] if math.isnan(self.memory_mb[0]) else self.memory_mb[0]
+        self.memory_mb = (first, other.memory_mb[1])
+        self.memory_s += other.memory_s
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFigures:
+    """Lateness of the ticks of one loop."""
+
+    loop: str
+    ticks: int
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    missed_share: float
+    realtime_priority: bool
+
+    @staticmethod
+    def of(loop: Loop, turn: Turn) -> LoopFigures:
+        """Sum up."""
+        late = turn.lateness
+        p50, p99, p999 = (late.quantile_ns(share) * 1e-6 for share in (0.5, 0.99, 0.999))
+        share = turn.missed / max(1, late.count + turn.missed)
+        return LoopFigures(loop.value, late.count, p50, p99, p999, late.max_ns * 1e-6, share, turn.realtime_priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Milliseconds after the deadline, of our loop with real-time priority; ``loops`` has all of them.
+
+    ``missed_share`` is the share of periods in which no tick began. ``memory_growth_mb`` compares the resident memory
+    of the loop's process from 10 s after the start of its episode to the end; over several turns from the first to the
+    last.
+    """
+
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    missed_share: float
+    realtime_priority: bool
+    ticks: int
+    better_than_references: bool
+    loops: tuple[LoopFigures, ...]
+    chunks: int
+    memory_start_mb: float
+    memory_end_mb: float
+    memory_growth_mb: float
+    memory_hours: float
+    rate_hz: int
+    load: bool
+    complete: bool
+    machine: Machine
+
+
+def run(options: Options) -> Result:
+    """Measure."""
+    if options.minutes <= 0.0 or options.round_s <= 0.0:
+        raise ValueError(f"expected minutes and round_s above 0, found {options.minutes} and {options.round_s}")
+    machine = Machine.here()
+    turns = {loop: Turn() for loop in Loop}
+    complete = False
+    with ExitStack() as stack:
+        if options.load:
+            stack.enter_context(_load())
+        try:
+            legs = {loop: stack.enter_context(_leg(loop, options)) for loop in Loop}
+            for loop, seconds in _schedule(options):
+                turn = legs[loop](seconds)
+                turns[loop].add(turn)
+                _progress(loop, turns[loop])
+            complete = True
+        except KeyboardInterrupt:
+            print("interrupted: these are the turns so far", file=sys.stderr)
+    return _result(turns, options, complete, machine)
+
+
+def _schedule(options: Options) -> Iterator[tuple[Loop, float]]:
+    """Turns, s, so that the loops alternate and each gets its time."""
+    total_s = 60.0 * options.minutes
+    others_s = total_s if options.others_minutes < 0.0 else 60.0 * options.others_minutes
+    rounds = max(1, math.ceil(total_s / options.round_s))
+    for _ in range(rounds):
+        for loop in Loop:
+            seconds = (total_s if loop is Loop.OURS else others_s) / rounds
+            if seconds > 0.0:
+                yield loop, seconds
+
+
+def _progress(loop: Loop, turn: Turn) -> None:
+    figures = LoopFigures.of(loop, turn)
+    print(
+        f"{figures.loop:<26} {figures.ticks:>8} ticks: p50 {figures.p50_ms:.4f}, p99 {figures.p99_ms:.4f}, "
+        f"p99.9 {figures.p999_ms:.4f}, max {figures.max_ms:.3f} ms; missed {100 * figures.missed_share:.4f}%; "
+        f"memory {turn.memory_mb[0]:.2f} -> {turn.memory_mb[1]:.2f} MB",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _result(turns: dict[Loop, Turn], options: Options, complete: bool, machine: Machine) -> Result:
+    loops = tuple(LoopFigures.of(loop, turn) for loop, turn in turns.items() if turn.lateness.count)
+    ours, turn = LoopFigures.of(Loop.OURS, turns[Loop.OURS]), turns[Loop.OURS]
+    references = [figures for figures in loops if figures.loop in (Loop.SLEEP.value, Loop.LEROBOT.value)]
+    return Result(
+        p50_ms=ours.p50_ms,
+        p99_ms=ours.p99_ms,
+        p999_ms=ours.p999_ms,
+        max_ms=ours.max_ms,
+        missed_share=ours.missed_share,
+        realtime_priority=ours.realtime_priority,
+        ticks=ours.ticks,
+        better_than_references=bool(references) and all(ours.p999_ms < other.p999_ms for other in references),
+        loops=loops,
+        chunks=turn.chunks,
+        memory_start_mb=turn.memory_mb[0],
+        memory_end_mb=turn.memory_mb[1],
+        memory_growth_mb=turn.memory_mb[1] - turn.memory_mb[0],
+        memory_hours=turn.memory_s / 3600.0,
+        rate_hz=RATE_HZ,
+        load=options.load,
+        complete=complete,
+        machine=machine,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+@contextmanager
+def _load() -> Iterator[None]:
+    """A model that infers without pause on every core."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_infer_for_ever, daemon=True) for _ in range(os.cpu_count() or 1)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _infer_for_ever() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from vla.compact.policy import CompactPolicy
+
+    catalog = importlib.import_module("vla.catalog")
+    policy = CompactPolicy.load(catalog.DEFAULT_COMPACT_WEIGHTS, threads=1)
+    while True:
+        policy.warm_up()
+
+
+@contextmanager
+def _leg(loop: Loop, options: Options) -> Iterator[Callable[[float], Turn]]:
+    """A process in which one loop runs, so that nothing of another loop is left in it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, loop, options))
+    process.start()
+    theirs.close()
+
+    def turn(seconds: float) -> Turn:
+        ours.send(seconds)
+        if not ours.poll(seconds + _PATIENCE_S):
+            raise RuntimeError(f"{loop.value}: expected a turn of {seconds:g} s to end, it did not")
+        try:
+            found = ours.recv()
+        except EOFError:
+            raise RuntimeError(f"{loop.value}: its process ended; its message is above") from None
+        return found
+
+    try:
+        yield turn
+    finally:
+        ours.close()
+        process.join(10.0)
+        process.kill()
+        process.join()
+
+
+def _serve(pipe: Connection, loop: Loop, options: Options) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with ExitStack() as stack:
+        turn: Callable[[float], Turn] | None = None
+        while True:
+            try:
+                seconds: float = pipe.recv()
+            except EOFError:
+                return
+            if turn is None:  # only now: a loop that waits for its turn shall not keep a model warm before
+                turn = stack.enter_context(_whole_stack(loop, options) if _is_ours(loop) else _reference(loop))
+            pipe.send(turn(seconds))
+
+
+def _is_ours(loop: Loop) -> bool:
+    return loop in (Loop.OURS, Loop.ORDINARY)
+
+
+# ------------------------------------------------------------------------------------------------- ours
+
+
+@contextmanager
+def _whole_stack(loop: Loop, options: Options) -> Iterator[Callable[[float], Turn]]:
+    from controllers.realtime import RealtimeOptions
+    from sim.assembly import default_config
+    from sim.policies import PolicyChoice
+    from sim.realtime import RealtimeSettings, run_episode_realtime
+    from vla.process import ProcessMode
+
+    system = RealtimeOptions(options.priority, True, options.cpus)
+    if loop is Loop.ORDINARY:
+        system = RealtimeOptions(0, False, options.cpus)
+    policy = PolicyChoice(mode=ProcessMode.ASYNCHRONOUS)()
+    config = replace(default_config(), control_rate_hz=RATE_HZ)
+
+    def turn(seconds: float) -> Turn:
+        memory = _MemoryWatch(seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            result, timing = run_episode_realtime(
+                _TASK,
+                _SEED,
+                policy,
+                config,
+                out_dir=Path(folder) if options.record else None,
+                settings=RealtimeSettings(system),
+                stop=memory,
+                max_ticks=max(1, round(seconds * RATE_HZ)),
+            )
+        record = timing.deadlines
+        late = LatenessHistogram.of_bins(record.histogram_ns, round(record.late_max_ms * 1e6))
+        return Turn(late, record.missed, record.realtime_priority, result.chunks, memory.seen_mb, memory.seconds)
+
+    try:
+        yield turn
+    finally:
+        policy.close()
+
+
+class _MemoryWatch:
+    """Looks at the resident memory once a second, from when the loop has settled; a ``StopCondition`` that never stops.
+
+    Attributes:
+        seen_mb: The first and the last look.
+        seconds: Between them.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._first = round(min(_SETTLED_S, 0.5 * seconds) * RATE_HZ)
+        self.seen_mb = (math.nan, math.nan)
+        self.seconds = 0.0
+        self._page_mb = os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def __call__(self, inputs: Any, outputs: Any) -> None:
+        tick = inputs.tick
+        if tick >= self._first and (tick - self._first) % RATE_HZ == 0:
+            with open("/proc/self/statm") as file:
+                now_mb = int(file.read().split()[1]) * self._page_mb
+            self.seen_mb = (now_mb if tick == self._first else self.seen_mb[0], now_mb)
+            self.seconds = (tick - self._first) / RATE_HZ
+
+
+# ------------------------------------------------------------------------------------------- references
+
+
+@contextmanager
+def _reference(loop: Loop) -> Iterator[Callable[[float], Turn]]:
+    """One tick of the same loop and arm at a time."""
+    from sim.assembly import assemble_loop, assemble_sim, default_config
+
+    config = replace(default_config(), control_rate_hz=RATE_HZ, cameras={})
+    with assemble_sim(config, _TASK, _SEED) as cell:
+        control = assemble_loop(config)
+        wait = _sleep_loop if loop is Loop.SLEEP else _lerobot_loop
+        yield lambda seconds: wait(seconds, _tick_of(cell.robot, control))
+
+
+def _tick_of(robot: Any, control: Any) -> Callable[[], None]:
+    from controllers.types import TickInputs
+
+    memory = control.initial(robot.read())
+    number = 0
+
+    def tick() -> None:
+        nonlocal memory, number
+        state = robot.read()
+        inputs = TickInputs(number, state.stamp_ns, state)
+        robot.physics_digest()
+        memory, outputs = control.tick(memory, inputs)
+        robot.write(outputs.safety.command)
+        number += 1
+
+    return tick
+
+
+def _sleep_loop(seconds: float, tick: Callable[[], None]) -> Turn:
+    """Absolute deadlines, ``time.sleep`` and nothing else."""
+    turn = Turn()
+    deadline = time.monotonic_ns()
+    for _ in range(round(seconds * RATE_HZ)):
+        time.sleep(max(0, deadline - time.monotonic_ns()) * 1e-9)
+        turn.lateness.add(time.monotonic_ns() - deadline)
+        tick()
+        deadline += _PERIOD_NS
+        behind = time.monotonic_ns() - deadline
+        if behind > 0:
+            turn.missed += behind // _PERIOD_NS
+            deadline += behind // _PERIOD_NS * _PERIOD_NS
+    return turn
+
+
+def _lerobot_loop(seconds: float, tick: Callable[[], None]) -> Turn:
+    """The way of LeRobot's own loops: measure the work, sleep for the rest of the period."""
+    precise_sleep = _precise_sleep()
+    turn = Turn()
+    before = 0
+    for number in range(round(seconds * RATE_HZ)):
+        started = time.perf_counter()
+        now = time.monotonic_ns()
+        if number:
+            longer = now - before - _PERIOD_NS
+            turn.lateness.add(longer)
+            turn.missed += max(0, longer) // _PERIOD_NS
+        before = now
+        tick()
+        precise_sleep(max(1.0 / RATE_HZ - (time.perf_counter() - started), 0.0))
+    return turn
+
+
+def _precise_sleep() -> Callable[[float], None]:
+    try:
+        return importlib.import_module("lerobot.utils.robot_utils").precise_sleep
+    except ImportError as error:
+        raise RuntimeError(
+            f"the reference needs LeRobot ({error}): `make setup EXTRAS=lerobot`, on Linux ({platform.system()} here)"
+        ) from error
