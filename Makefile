@@ -3,21 +3,27 @@
 PY := .venv/bin/python
 GL = MUJOCO_GL="$${MUJOCO_GL:-$$(cat .venv/vla-gl)}"
 
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup setup-full demo test lint format lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup:  ## make .venv and install everything (with extras: make setup EXTRAS=ros,viz)
 	@scripts/setup $(EXTRAS)
 
+setup-full:  ## the same with everything that tests and type checks need (ROS 2, LeRobot, viewers)
+	@scripts/setup full
+
 demo: setup  ## run a policy on four tabletop tasks, replay an episode, write a report
 	@$(GL) scripts/demo
 
-test: setup  ## run every test
-	@$(GL) OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist worksteal
+# Real-time tests run alone, and one whose deadline a busy machine missed is tried once more.
+test: setup-full  ## run every test
+	@$(GL) OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist worksteal -m "not realtime"
+	@$(GL) OMP_NUM_THREADS=1 $(PY) -m pytest tests -m realtime || \
+	  $(GL) OMP_NUM_THREADS=1 $(PY) -m pytest tests -m realtime --last-failed --last-failed-no-failures none
 
-lint: setup  ## check style, types and the one-way imports
+lint: setup-full  ## check style, types and the one-way imports
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m pyright

@@ -48,6 +48,9 @@ def test_help_lists_the_commands() -> None:
             ("run", "--task", "reach", "--policy", "expert", "--stack.safety-profile", "panda_tabeltop"),
             "panda_tabletop",
         ),
+        (("run", "--task", "reach", "--policy", "expert", "--stack.chunking", "token_rct"), "mean 'token_rtc'?"),
+        (("run", "--task", "reach", "--policy", "expert", "--latency", "300"), "did you mean 300ms?"),
+        (("eval", "--policy", "expert", "--latency", "trase.jsonl"), "expected a latency trace, found none"),
         (("train", "--data", "no-such-folder", "--out", "x"), "expected a folder of episodes"),
     ],
 )
@@ -90,6 +93,7 @@ def test_run_then_replay_then_tamper(tmp_path: Path) -> None:
     assert str(divergence["field"]).startswith("chunks")
 
 
+@pytest.mark.realtime
 @pytest.mark.slow
 @pytest.mark.gl
 def test_an_episode_recorded_in_real_time_replays_identically(tmp_path: Path) -> None:
@@ -101,6 +105,7 @@ def test_an_episode_recorded_in_real_time_replays_identically(tmp_path: Path) ->
     assert last_json(replay)["identical"] is True, replay.stdout
 
 
+@pytest.mark.realtime
 @pytest.mark.slow
 @pytest.mark.gl
 def test_ctrl_c_holds_the_arm_closes_the_episode_and_it_replays(tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ class TorquePlant:
             mujoco.mj_step(self.model, self.data)
 
 
+def needs_six_joints(arm: ArmModel) -> None:
+    """Skip what asks for any twist: with fewer joints the end effector can only move in some of its six directions."""
+    if arm.n < 6:
+        pytest.skip(f"{arm.n} joints cannot move the end effector in all six directions")
+
+
+def joint_goal(arm: ArmModel, offset: float) -> FloatArray:
+    """(n,) rad: home, each joint moved by another share of ``offset``, inside the limits."""
+    limits = arm.description.limits
+    goal = arm.description.home + np.linspace(-offset, offset, arm.n)
+    return np.clip(goal, limits.position_lower + 0.05, limits.position_upper - 0.05)
+
+
 @pytest.fixture(scope="session", params=BUILT_IN_ROBOTS)
 def arm(request: pytest.FixtureRequest) -> ArmModel:
     return ArmModel(load_robot(request.param))

@@ -28,7 +28,7 @@ from controllers.types import (
     TickOutputs,
     frozen_array,
 )
-from safety.filter import build_filter
+from safety.building import build_filter
 from safety.profile import load_profile
 from sim.tabletop import TABLETOP_ACTION_SPEC as SPEC
 from vla.tokenizers.decoder import TokenActionDecoder
@@ -107,7 +107,17 @@ class Trace:
     def __init__(self) -> None:
         self.ticks: list[tuple[TickInputs, TickOutputs]] = []
 
-    def record_tick(self, inputs: TickInputs, outputs: TickOutputs, physics_digest: bytes) -> None:
+    def offer_memory(self, tick: int, loop_state: object) -> None:
+        pass
+
+    def record_tick(
+        self,
+        inputs: TickInputs,
+        outputs: TickOutputs,
+        physics_digest: bytes,
+        sent_ns: int = -1,
+        applied_ns: int = -1,
+    ) -> None:
         self.ticks.append((inputs, outputs))
 
     def record_observation(self, observation: Observation) -> None:

@@ -68,7 +68,9 @@ def test_the_hash_follows_the_description_and_the_model(robot_folder: Path):
 
 
 def test_an_unknown_name_lists_the_robots_and_the_nearest():
-    with pytest.raises(RobotDescriptionError, match=r"'pnda': expected one of panda, ur5e.*did you mean 'panda'\?"):
+    with pytest.raises(
+        RobotDescriptionError, match=r"'pnda': expected one of panda, ur5e, so101,.*did you mean 'panda'\?"
+    ):
         load_robot("pnda")
 
 
@@ -109,6 +111,14 @@ MALFORMED: list[tuple[tuple[str, ...], object, str]] = [
     (("joint_names",), ["panda_joint1"] * 7, "panda_joint1 more than once"),
     (("end_effector_site",), "tpc", "expected site 'tpc'; did you mean 'tcp'?"),
     (("safety_points",), ["elbow", "wirst"], "expected site 'wirst'; did you mean 'wrist"),
+    (("capsules",), {}, "capsules: expected a mapping from names, found {}"),
+    (("capsules", "hand"), [0.1], "capsules: hand: expected a mapping, found list"),
+    (("capsules", "hand", "radius_mm"), 40.0, "capsules: hand: unknown key 'radius_mm'; did you mean 'radius_m'?"),
+    (("capsules", "hand", "radius_m"), 40.0, "capsules: hand: radius_m: expected metres, found 40: millimetres?"),
+    (("capsules", "hand", "radius_m"), 0.0, "expected a positive number, found 0"),
+    (("capsules", "hand", "start_m"), [0.0, 0.1], "start_m: expected [x, y, z], found [0.0, 0.1]"),
+    (("capsules", "hand", "end_m"), [0.0, 0.0, 94.0], "end_m: expected metres within 2, found [0.0, 0.0, 94.0]"),
+    (("capsules", "hand", "body"), "hnd", "expected body 'hnd'; did you mean 'hand'?"),
     (("gripper", "actuator"), "griper", "expected actuator 'griper'; did you mean 'gripper'?"),
 ]
 

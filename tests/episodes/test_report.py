@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from controllers.lateness import DeadlineRecord, LatenessHistogram
 from controllers.types import frozen_array
 from episodes.errors import EpisodeError
 from episodes.reader import open_episode
 from episodes.report import write_report
 from episodes.report.charts import Chart, Series, render, thin
+from episodes.report.deadlines import deadline_table
 from episodes.report.page import select_episodes
 from episodes.report.video import contact_sheets
 from episodes.results import EpisodeResult, read_results, result_of, write_results
@@ -192,3 +194,20 @@ def test_a_chart_keeps_spikes_and_gaps() -> None:
 def test_a_chart_of_nothing_but_nan_is_drawn_empty() -> None:
     time = frozen_array(np.linspace(0.0, 1.0, 10))
     assert "<polyline" not in render(Chart("none", "m", time, (Series("s", np.full(10, np.nan), 0),)))
+
+
+def test_the_deadlines_of_an_episode_are_told_by_octaves_and_none_is_lost() -> None:
+    lateness = LatenessHistogram()
+    for nanoseconds in (500, 4_000, 20_000, 900_000, 950_000, 7_000_000):
+        lateness.add(nanoseconds)
+    record = DeadlineRecord.of(
+        lateness, rate_hz=200, realtime_priority=True, memory_locked=True, overruns=1, missed=2, holds=0
+    )
+    table = deadline_table(record)
+    counts = [int(count) for count in re.findall(r"ms</td><td class=n>(\d+)</td>", table)]
+    assert sum(counts) == record.ticks == 6
+    assert counts[0] == 2
+    assert counts[-1] == 1
+    assert "with real-time priority" in table
+    assert "2 deadlines missed (25%)" in table
+    assert deadline_table(None) == ""

@@ -30,6 +30,7 @@ from controllers.types import (
     SafetyStatus,
     TickInputs,
     TickOutputs,
+    TokenPrefix,
     TwistTarget,
 )
 from episodes.errors import EpisodeError
@@ -64,7 +65,14 @@ def ticks(draw: st.DrawFn, tick: int, joints: int) -> tuple[TickInputs, TickOutp
     events = tuple(draw(st.lists(st.sampled_from(OperatorEvent), max_size=4)))
     arrivals = tuple(
         ChunkArrival(
-            ActionChunk(rng.integers(0, 255, (HORIZON, SPEC.dims)), draw(st.text(max_size=5)), "spec", stamp, stamp),
+            ActionChunk(
+                rng.integers(0, 255, (HORIZON, SPEC.dims)),
+                draw(st.text(max_size=5)),
+                "spec",
+                stamp,
+                stamp,
+                draw(st.integers(0, 8)),
+            ),
             draw(INT64),
         )
         for stamp in draw(st.lists(INT64, max_size=2))
@@ -174,7 +182,7 @@ def test_strangest_chunks_are_counted_and_refused_on_replay(tmp_path: Path) -> N
 def test_a_finished_store_is_plain_zarr(tmp_path: Path) -> None:
     path = write_simple(tmp_path / "plain.zarr")
     root = zarr.open_group(str(path), mode="r")
-    assert sorted(root.group_keys()) == ["chunks", "events", "labels", "observations", "physics", "ticks"]
+    assert sorted(root.group_keys()) == ["chunks", "events", "labels", "loop", "observations", "physics", "ticks"]
     assert root.metadata.zarr_format == 3
     for group, table in TABLES.items():
         for name, column in columns(table).items():
@@ -198,6 +206,21 @@ def test_observations_labels_and_key_frames_come_back(tmp_path: Path) -> None:
     assert episode.labels.stamp_ns.tolist() == [0, 40 * PERIOD_NS, 80 * PERIOD_NS]
     assert episode.images("front").shape == (3, 16, 16, 3)
     assert episode.manifest.dropped_frames == {"wrist": 0, "front": 0}
+
+
+def test_the_committed_rows_that_an_observation_carried_come_back(tmp_path: Path) -> None:
+    tokens = np.arange(3 * SPEC.dims, dtype=np.int64).reshape(3, SPEC.dims)
+    plain, forced = simple_observation(0), replace(simple_observation(1), prefix=TokenPrefix(tokens))
+    with EpisodeWriter(tmp_path / "p.zarr", manifest()) as writer:
+        writer.record_observation(plain)
+        writer.record_observation(forced)
+        writer.record_tick(*simple_tick(0, arrivals=(make_chunk(0, 0, forced_rows=3),)), b"")
+        writer.close(Outcome(None, "done"))
+    episode = open_episode(tmp_path / "p.zarr")
+    assert bits(episode.observation(0)) == bits(plain)
+    assert bits(episode.observation(1)) == bits(forced)
+    assert episode.decoder.arrivals(0)[0].chunk.forced_rows == 3
+    assert verify(episode) == ()
 
 
 def test_the_manifest_comes_back(tmp_path: Path) -> None:
@@ -271,3 +294,23 @@ def test_wrong_number_of_joints_is_an_error_and_logs_nothing(tmp_path: Path) -> 
             writer.record_tick(*simple_tick(0, joints=JOINTS + 1), b"")
         writer.record_tick(*simple_tick(0), b"")
     assert len(open_episode(tmp_path / "j.zarr")) == 1
+
+
+def test_every_stamp_and_log_probability_is_kept(tmp_path: Path) -> None:
+    certainty = np.random.default_rng(0).normal(size=(HORIZON, SPEC.dims))
+    sure = replace(make_chunk(3, 1, log_probability=certainty), inferred_ns=17)
+    strange = replace(make_chunk(3, 2, log_probability=certainty[:2]), inferred_ns=-1)  # not one a token
+    broken = make_chunk(3, 3, tokens=np.zeros((2, 2), np.int64), log_probability=np.array([[0.5, np.nan], [0.0, 1.0]]))
+    with EpisodeWriter(tmp_path / "s.zarr", manifest()) as writer:
+        for tick in range(4):
+            arrivals = (sure, strange, broken) if tick == 3 else ()
+            writer.record_tick(*simple_tick(tick, arrivals=arrivals), b"", 1000 + tick, 2000 + tick)
+    episode = open_episode(tmp_path / "s.zarr")
+    assert verify(episode) == ()
+    assert episode.decoder.write_stamps(2) == (1002, 2002)
+    first, second, third = episode.decoder.arrivals(3)
+    assert bits(first) == bits(sure)
+    assert second.chunk.log_probability is None
+    assert bits(third.chunk.log_probability) == bits(broken.chunk.log_probability)
+    assert episode.chunks.inferred_ns.tolist() == [17, -1, -1]
+    np.testing.assert_array_equal(episode.chunks.log_probability[0], certainty)

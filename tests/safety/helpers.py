@@ -21,10 +21,17 @@ from controllers.types import (
     SafetyStatus,
     frozen_array,
 )
-from safety.filter import PathConsistentFilter, SafetyMemory, build_filter
-from safety.profile import load_profile
+from safety.building import build_filter
+from safety.contact import ContactSense
+from safety.filter import PathConsistentFilter, SafetyMemory
+from safety.lag import Servos
+from safety.limits import LimitSet, build_limits
+from safety.motion import MotionFactory
+from safety.profile import SafetyProfile, load_profile
+from safety.watched import Watched
 
 ROBOTS = ("panda", "ur5e")
+ARMS = (*ROBOTS, "so101")
 DT = 0.005
 TICK_NS = 5_000_000
 _POSE = Pose(frozen_array([0.0, 0.0, 0.0]), frozen_array([1.0, 0.0, 0.0, 0.0]))
@@ -40,16 +47,22 @@ def safety(name: str) -> PathConsistentFilter:
     return build_filter(robot(name), load_profile(f"{name}_tabletop"))
 
 
-def sensed(q: FloatArray, qd: FloatArray, now_ns: int) -> RobotState:
-    """What the sensors of an arm at (q, qd) say."""
-    n = len(q)
+def sensed(
+    q: FloatArray,
+    qd: FloatArray,
+    now_ns: int,
+    effort: FloatArray | None = None,
+    force: FloatArray | None = None,
+    opening: float = 0.04,
+) -> RobotState:
+    """What the sensors of an arm at (q, qd) say; ``force`` (3,) N is the wrist's reading, in the sensor's frame."""
     return RobotState(
         joint_position=frozen_array(q),
         joint_velocity=frozen_array(qd),
-        joint_effort=frozen_array(np.zeros(n)),
+        joint_effort=frozen_array(np.zeros(len(q)) if effort is None else effort),
         ee_pose=_POSE,
-        wrench=frozen_array(np.zeros(6)),
-        gripper_opening=0.04,
+        wrench=frozen_array([*(np.zeros(3) if force is None else force), 0.0, 0.0, 0.0]),
+        gripper_opening=opening,
         stamp_ns=now_ns,
     )
 
@@ -58,6 +71,73 @@ def command(
     mode: CommandMode, values: Sequence[float] | FloatArray, now_ns: int, opening: float = 0.04
 ) -> JointCommand:
     return JointCommand(mode, frozen_array(values), opening, now_ns)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What limits are made of, put together as the filter does it, for a start and a velocity of the test's choice."""
+
+    description: RobotDescription
+    profile: SafetyProfile
+    watched: Watched
+    sense: ContactSense
+    limits: LimitSet
+
+    @staticmethod
+    def of(description: RobotDescription, profile: SafetyProfile) -> Bench:
+        watched = Watched(description, profile)
+        sense = ContactSense(description, watched.kinematics, profile.force)
+        return Bench(description, profile, watched, sense, build_limits(description, profile, watched))
+
+    def factory(
+        self,
+        q: FloatArray,
+        previous: FloatArray | None = None,
+        dt: float = DT,
+        *,
+        acceleration: FloatArray | None = None,
+        lead: FloatArray | None = None,
+        rates: FloatArray | None = None,
+        force: FloatArray | None = None,
+        carrying: bool = False,
+    ) -> MotionFactory:
+        """Motions from ``q``, ``lead`` (n,) rad ahead of an arm that feels ``force`` (3,) N in the base frame.
+
+        With a lead, the arm moves at ``rates`` (n,) rad/s, or not at all.
+        """
+        still = np.zeros_like(q)
+        previous = still if previous is None else previous
+        kinematics = self.watched.kinematics
+        geometry = kinematics.geometry(q)
+        dynamics = kinematics.dynamics(q, previous)
+        servos = Servos(self.description, kinematics)
+        contact, lag = self.sense.unknown(), servos.unknown
+        if lead is not None or force is not None:
+            state = sensed(q if lead is None else q - lead, still if rates is None else rates, 0)
+            wrench = np.zeros(6)
+            wrench[:3] = 0.0 if force is None else force
+            contact = self.sense.contact(state, wrench, None if lead is None else q, geometry.jacobian)
+            mode = CommandMode.VELOCITY if lead is None else CommandMode.POSITION
+            lag = servos.lag(mode, state, q, geometry, dynamics, dt)
+        return MotionFactory(
+            q.copy(),
+            previous.copy(),
+            still.copy() if acceleration is None else acceleration.copy(),
+            kinematics,
+            geometry,
+            dynamics,
+            self.watched.hull.rows(geometry.points),
+            contact,
+            lag,
+            carrying,
+            self.limits.acceleration.maximum.copy(),
+            dt,
+        )
+
+
+@cache
+def bench(name: str) -> Bench:
+    return Bench.of(robot(name), load_profile(f"{name}_tabletop"))
 
 
 @dataclass
@@ -72,8 +152,8 @@ class Arm:
     now_ns: int = 0
 
     @staticmethod
-    def at(name: str, mode: CommandMode, q: FloatArray | None = None) -> Arm:
-        built = safety(name)
+    def at(name: str, mode: CommandMode, q: FloatArray | None = None, built: PathConsistentFilter | None = None) -> Arm:
+        built = safety(name) if built is None else built
         start = np.array(robot(name).home if q is None else q)
         rest = np.zeros_like(start)
         return Arm(built, mode, start, rest, built.initial(sensed(start, rest, 0)))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from controllers.protocols import SafetyFilter
 from controllers.robot import RobotDescription
 from controllers.types import CommandMode, FloatArray, SafetyStatus
-from safety.filter import PathConsistentFilter, SafetyMemory, UncheckedFilter, build_filter
-from safety.profile import SafetyProfile, SafetyProfileError, load_profile
+from safety.building import build_filter
+from safety.filter import PathConsistentFilter, SafetyMemory, UncheckedFilter
+from safety.profile import SafetyProfile, SafetyProfileError, load_profile, parse_profile
 from tests.safety.helpers import DT, ROBOTS, Arm, command, robot, safety, sensed, solved
 
 
@@ -56,7 +57,9 @@ def test_picking_and_placing_near_the_table_is_not_noticed(name: str, mode: Comm
         ([home[0] + 0.1, home[1] + 0.15, 0.20], 0.8),
     ]
     fastest = 0.0
-    for goal, seconds in places:
+    for goal, stretch in places:
+        # Slow enough for the energy limit; what is looked for here are walls, speeds and accelerations.
+        seconds = 1.4 * stretch
         begin = arm.filter.kinematics.points(arm.q)[0]
         ticks = round(seconds / DT)
         for tick in range(ticks):
@@ -66,7 +69,7 @@ def test_picking_and_placing_near_the_table_is_not_noticed(name: str, mode: Comm
             wanted = cartesian(arm, velocity)
             result = arm.step(arm.q + wanted * DT if mode is CommandMode.POSITION else wanted)
             assert result.status is SafetyStatus.RUN, (goal, tick, result.reasons)
-    assert fastest > 0.35
+    assert fastest > 0.25
 
 
 @pytest.mark.parametrize("name", ROBOTS)
@@ -177,7 +180,7 @@ def test_the_filter_fits_its_protocol() -> None:
 
 
 def _changed(**changes: object) -> SafetyProfile:
-    return SafetyProfile.from_json({**load_profile("panda_tabletop").to_json(), **changes})
+    return parse_profile({**load_profile("panda_tabletop").to_json(), **changes})
 
 
 def _boxes(description: RobotDescription, **boxes: object) -> dict[str, object]:

@@ -48,7 +48,7 @@ def test_chunks_keep_the_action_contract_from_any_pose(task: str) -> None:
         assert (actions <= TABLETOP_ACTION_SPEC.upper).all()
         tokens = policy.infer(moved).tokens
         decoded = COMPACT_TOKENIZER.decode(tokens, TABLETOP_ACTION_SPEC)
-        assert np.abs(decoded - actions).max() <= COMPACT_TOKENIZER.half_bin(TABLETOP_ACTION_SPEC).max() + 1e-12
+        assert np.abs(decoded - actions).max() <= COMPACT_TOKENIZER.error_bound(TABLETOP_ACTION_SPEC).max() + 1e-12
 
 
 @pytest.mark.parametrize("task", task_names())

@@ -144,6 +144,18 @@ def test_mean_around_the_mode_finds_the_middle_of_a_smeared_label() -> None:
 # -- language
 
 
+def test_the_same_word_in_a_later_noun_phrase_is_another_word() -> None:
+    words = WordVocabulary.from_instructions(["stack the red block on the blue block"])
+    one, other = (
+        words.encode(f"stack the {a} block on the {b} block", 16) for a, b in (("red", "blue"), ("blue", "red"))
+    )
+    assert words.words[one[2]] == "red"
+    assert words.words[one[6]] == "blue@2"
+    assert words.words[other[2]] == "blue@2"  # never seen in the first place, but it is known
+    old = WordVocabulary(("<pad>", "<unk>", "blue", "red", "stack", "the"))
+    assert old.encode("stack the red the blue", 5).tolist() == [4, 5, 3, 5, 2]
+
+
 def test_vocabulary_round_trip_and_unknown_words() -> None:
     again = WordVocabulary.from_json(WORDS.to_json())
     assert again == WORDS
@@ -300,5 +312,5 @@ def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
 def test_policies_by_name(folder: Path) -> None:
     assert build_policy("compact", weights=str(folder)).tokenizer_id == "uniform-255/rt2"
     assert policy_factory("compact", weights=str(folder)).target == "vla.catalog:build_compact"
-    with pytest.raises(ValueError, match=r"unknown policy 'compct'; did you mean 'compact'\? \(known: compact\)"):
+    with pytest.raises(ValueError, match=r"unknown policy 'compct'; did you mean 'compact'\? \(known: compact, "):
         build_policy("compct")

@@ -62,7 +62,7 @@ def specs(draw: st.DrawFn) -> ActionSpec:
 def test_round_trip_error_is_at_most_half_a_bin(tokenizer: UniformBinTokenizer, spec: ActionSpec, seed: int) -> None:
     action = np.random.default_rng(seed).uniform(spec.lower, spec.upper, (spec.horizon, spec.dims))
     decoded = TokenActionDecoder(tokenizer, spec).decode(tokenizer.encode(action, spec))
-    assert (np.abs(decoded - action) <= tokenizer.half_bin(spec) * (1 + 1e-9)).all()
+    assert (np.abs(decoded - action) <= tokenizer.error_bound(spec) * (1 + 1e-9)).all()
 
 
 @every_tokenizer
@@ -217,7 +217,8 @@ def test_unknown_identity_names_the_nearest() -> None:
     assert caught.value.reason is RejectionReason.UNKNOWN_TOKENIZER
     assert str(caught.value) == (
         "unknown tokenizer 'uniform255/rt2'; did you mean 'uniform-255/rt2'? "
-        "(known: uniform-255/rt2, uniform-256/rt2, uniform-255/openvla-32000)"
+        "(known: uniform-255/rt2, uniform-256/rt2, uniform-255/openvla-32000, bspline-5/255, and fast-N/HASH and "
+        "quantile-N/HASH with their definition)"
     )
 
 
