@@ -17,11 +17,8 @@ setup-full:  ## the same with everything that tests and type checks need (ROS 2,
 demo: setup  ## run a policy on four tabletop tasks, replay an episode, write a report
 	@$(GL) scripts/demo
 
-# Real-time tests run alone, and one whose deadline a busy machine missed is tried once more.
 test: setup-full  ## run every test
-	@$(GL) OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist worksteal -m "not realtime"
-	@$(GL) OMP_NUM_THREADS=1 $(PY) -m pytest tests -m realtime || \
-	  $(GL) OMP_NUM_THREADS=1 $(PY) -m pytest tests -m realtime --last-failed --last-failed-no-failures none
+	@$(GL) OMP_NUM_THREADS=1 PY=$(PY) scripts/test
 
 lint: setup-full  ## check style, types and the one-way imports
 	@$(PY) -m ruff check .

@@ -14,10 +14,10 @@ async def main() -> None:
     options = ServerOptions(
         port=0,
         limits=WireLimits(max_bytes=1024 * 1024),
-        open_timeout_s=1.0,
-        send_timeout_s=3.0,
-        ping_interval_s=1.0,
-        ping_timeout_s=5.0,
+        open_timeout_s=10.0,
+        send_timeout_s=10.0,
+        ping_interval_s=3.0,
+        ping_timeout_s=10.0,
     )
     async with running(toy("build_echo", horizon=20_000), options) as server:
         print(server.port, flush=True)
