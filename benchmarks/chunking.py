@@ -27,7 +27,7 @@ from controllers.robot import load_robot
 from controllers.spatial import rotation_difference
 from controllers.types import ExecutorStatus, FloatArray, RobotState, SafetyStatus, TickInputs, TickOutputs
 from controllers.waypoints import sample
-from safety.filter import GIVES_WAY, PULLED_BACK
+from safety.yielding import GIVES_WAY, PULLED_BACK
 from sim.assembly import assemble_loop, assemble_sim, default_config
 from sim.policies import EXPERT, PolicyChoice
 from sim.rollout import PolicySource, Tally, success_condition

@@ -9,7 +9,7 @@ import numpy as np
 
 from controllers.robot import RobotDescription
 from controllers.types import CommandMode, FloatArray, RobotState, frozen_array
-from safety.kernel.contact import line_of_push
+from safety.kernel.contact import line_of_push, unexplained
 from safety.kernel.look import observe, press
 from safety.kinematics import Dynamics, SafetyKinematics
 from safety.profile import ForceSettings
@@ -27,6 +27,8 @@ _ONSET_SPEED_M_S = 0.1
 _ARREST_M_S = 0.05
 # Share of a measured force too much that is given up in a tick, once the arm rests against what it touches.
 _GIVEN_UP = 0.2
+# A joint torque from outside that no error of the model explains: as a share of what is published, and at least N m.
+_LINK_SHARE, _LINK_LEAST_N_M = 0.15, 8.0
 # For so long after a contact the arm comes back to it no faster than that: what has bounced off is met again.
 _BOUNCE_NS = 100_000_000
 
@@ -95,6 +97,37 @@ class ObserverMemory(NamedTuple):
     torque: FloatArray
     touch: FloatArray | None = None
     touched_ns: int = 0
+
+
+class LinkTouch:
+    """Notices what touches a link before the wrist, where no sensor feels it. Holds no memory.
+
+    The torque from outside that the momentum observer estimates, and that the wrench on the tool does not explain, is
+    another contact's. Nobody knows where that is, nor how hard it presses: the nearer to the base, the harder.
+    """
+
+    def __init__(self, description: RobotDescription) -> None:
+        """Set what is noticed."""
+        self._most = np.maximum(description.limits.torque * _LINK_SHARE, _LINK_LEAST_N_M)
+        servo = description.servo
+        self._reach = None if servo is None else self._most / servo.stiffness
+
+    def pushed(self, torque: FloatArray, contact: Contact, jacobian: FloatArray) -> float:
+        """How much more than unexplained noise any joint feels from outside, N m; not positive where none does.
+
+        Args:
+            torque: (n,) N m, of the observer.
+            contact: Of the tool.
+            jacobian: (m, n): first three rows linear, the end effector's, m/rad, last three angular.
+        """
+        return unexplained(torque, self._most, jacobian, contact.wrench)
+
+    def led(self, command: FloatArray, state: RobotState) -> FloatArray:
+        """A position command (n,) rad that pulls no joint harder than what is noticed."""
+        if self._reach is None:
+            return state.joint_position.copy()
+        position = state.joint_position
+        return position + np.clip(command - position, -self._reach, self._reach)
 
 
 class ContactSense:

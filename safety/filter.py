@@ -28,8 +28,7 @@ from controllers.types import (
 )
 from safety.actuation import Actuation
 from safety.intake import LONGEST_PERIOD, SHORTEST_PERIOD, Fault, Intake, reason
-from safety.kernel.dynamics import cholesky, solve
-from safety.limits import GripperLimit, Limit, LimitSet, build_limits
+from safety.limits import Fingers, GripperLimit, Limit, LimitSet, build_limits
 from safety.memory import SafetyMemory
 from safety.motion import Motion
 from safety.path import Choice, PathChooser
@@ -39,21 +38,13 @@ from safety.supervisor import Supervision, Watch, obey, status_of
 from safety.unchecked import UncheckedFilter
 from safety.view import View, Viewer
 from safety.watched import Watched
+from safety.yielding import Yielding
 
-__all__ = ["GIVES_WAY", "PULLED_BACK", "PathConsistentFilter", "SafetyMemory", "UncheckedFilter"]
-
-# What ``force_command_lead`` says where it sets the commanded path back, whatever that asks of acceleration and jerk: a
-# force too much outranks them.
-GIVES_WAY = "gives way to a contact; margin in N"
-PULLED_BACK = "pulled back; margin in N"
+__all__ = ["PathConsistentFilter", "SafetyMemory", "UncheckedFilter"]
 
 _NEVER = -1
 # A torque accelerates the arm for as long as it lasts: it is not played on without fresh states, ticks.
 _BLIND_TICKS = 2.5
-# An older state says too little about how far the arm is behind its command, ticks.
-_FRESH_TICKS = 2.5
-# Keeps the retreat finite where the arm is singular, m^2/rad^2.
-_RETREAT_DAMPING = 1e-3
 
 
 class _Verdict(NamedTuple):
@@ -98,6 +89,7 @@ class PathConsistentFilter:
         self._watch = Watch(profile.monitoring, profile.force, velocity.maximum, description.limits.torque)
         self._actuation = Actuation(description, profile, self.kinematics, acceleration)
         self._viewer = Viewer(description, profile, watched, self._full.limits)
+        self._yielding = Yielding(description, profile, self._viewer, self._full.chooser, self._actuation)
         self._gripper = GripperLimit(description.gripper, profile.gripper)
         self._policy_timeout_ns = round(profile.timing.policy_timeout_ms * 1e6)
 
@@ -136,6 +128,7 @@ class PathConsistentFilter:
             torque=None,
             observer=self._viewer.observer(),
             gripper_opening=self._gripper.within_range(float(state.gripper_opening)),
+            fingers=Fingers(float(state.gripper_opening), False),
             supervision=Supervision(),
             now_ns=_NEVER,
             state_stamp_ns=state.stamp_ns,
@@ -201,8 +194,7 @@ class PathConsistentFilter:
     ) -> tuple[Supervision, View, tuple[SafetyReason, ...]]:
         """Apply events, watch the arm, and start again from the sensed state when a stop trips or is released.
 
-        The same happens to a path that has run so far ahead of the arm that its servos would press too hard: it is
-        pulled back to where they may.
+        The same happens to a path on which the drives would press too hard: it gives way.
         """
         tick = view.tick
         before = supervision = memory.supervision
@@ -217,70 +209,19 @@ class PathConsistentFilter:
             braking = mode is not CommandMode.TORQUE and bool(memory.velocity.any())
             at_rest = sensed is not None and not braking and self._watch.at_rest(sensed.joint_velocity)
             supervision, refused = obey(supervision, events, at_rest, tick.now_ns)
-        if sensed is not None and mode is CommandMode.VELOCITY and view.contact.felt and supervision.retreat is None:
-            view = self._given_way(memory, view)
-        if sensed is None or mode is not CommandMode.POSITION:
-            return self._retreating(before, supervision, view), view, refused
+        if sensed is None or mode is CommandMode.TORQUE:
+            return supervision, view, refused
         tripped = supervision.protective is not None and before.protective is None
         released = (before.protective is not None and supervision.protective is None) or (
             before.emergency and not supervision.emergency
         )
-        if tripped or released:
-            view = self._viewer.moved(view, sensed.joint_position, sensed)
-        else:
-            servo = view.contact.servo
-            ceiling = self.profile.force.command_lead_n
-            fresh = tick.now_ns - sensed.stamp_ns <= _FRESH_TICKS * tick.dt * 1e9
-            fresh = fresh and supervision.retreat is None  # a retreat is the answer to the force already
-            if fresh and servo is not None and servo.excess > 0.0:
-                pressing = SafetyReason("force_command_lead", -servo.excess, GIVES_WAY)
-                view = self._set_back(memory, view, tick.start - servo.yielding, sensed, pressing)
-            elif fresh and servo is not None and (force := servo.force) > ceiling:
-                pulled = tick.start - (1.0 - ceiling / force) * servo.lead
-                pressing = SafetyReason("force_command_lead", ceiling - force, PULLED_BACK)
-                view = self._set_back(memory, view, pulled, sensed, pressing)
-        return self._retreating(before, supervision, view), view, refused
-
-    def _given_way(self, memory: SafetyMemory, view: View) -> View:
-        """The view of a velocity-mode arm whose way into a contact ends at once, however fast it was commanded."""
-        excess, kept = self._actuation.dropped(view.tick.previous, view.contact)
-        if excess <= 0.0:
-            return view
-        pressing = SafetyReason("contact_force", -excess, "gives way to a contact; margin in m/s")
-        view = view._replace(tick=view.tick._replace(previous=kept), reasons=(pressing,))
-        if self._full.chooser.stoppable(self._viewer.factory(memory, view)):
-            return view
-        return view._replace(tick=view.tick._replace(previous=np.zeros_like(kept)))
-
-    def _set_back(
-        self, memory: SafetyMemory, view: View, position: FloatArray, sensed: RobotState, why: SafetyReason
-    ) -> View:
-        """The view from a path that is set back to ``position`` (n,) rad.
-
-        It goes on with the arm's own velocity if it can be stopped from that, and otherwise stands still.
-        """
-        view = self._viewer.moved(view, position, sensed)._replace(reasons=(why,))
-        if self._full.chooser.stoppable(self._viewer.factory(memory, view)):
-            return view
-        return view._replace(tick=view.tick._replace(previous=np.zeros_like(position)))
-
-    def _retreating(self, before: Supervision, after: Supervision, view: View) -> Supervision:
-        """Begin to withdraw when a contact force has tripped a protective stop."""
-        force = self.profile.force
-        tripped = after.protective is not None and before.protective is None
-        if not tripped or after.protective is None or after.protective.limit != Fault.CONTACT_FORCE.value:
-            return after
-        size = view.contact.force_size
-        if view.tick.mode is CommandMode.TORQUE or size <= 0.0 or force.retreat_m <= 0.0:
-            return after
-        jacobian = view.geometry.jacobian[:3]
-        away = view.contact.wrench[:3] * (force.retreat_speed_m_s / size)
-        factor, push = np.zeros((3, 3)), np.zeros(3)
-        cholesky(jacobian.dot(jacobian.T) + _RETREAT_DAMPING * np.eye(3), factor)
-        solve(factor, away, push)
-        velocity = jacobian.T.dot(push)
-        until = view.tick.now_ns + round(force.retreat_m / force.retreat_speed_m_s * 1e9)
-        return replace(after, retreat=frozen_array(velocity), retreat_until_ns=until)
+        if mode is CommandMode.POSITION and (tripped or released):
+            view = self._yielding.begun_again(memory, view, sensed.joint_position, sensed)
+        elif supervision.retreat is None:  # a retreat is the answer to the force already
+            view = self._yielding.given_way(memory, view, sensed)
+        if tripped:
+            supervision = self._yielding.retreating(supervision, view)
+        return supervision, view, refused
 
     # ------------------------------------------------------------------------------------------ choices
 
@@ -307,6 +248,8 @@ class PathConsistentFilter:
         opening, held_back = self._gripper.bounded(
             command.gripper_opening, memory.gripper_opening, sensed, tick.dt, age
         )
+        if view.fingers_push:
+            opening = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
         reasons += held_back
         if not reasons:
             return _Verdict(command, SafetyStatus.RUN, (), choice)
@@ -332,9 +275,9 @@ class PathConsistentFilter:
             choice = use.chooser.stopping(factory)
             values, held = self._actuation.stopping_values(tick, choice.velocity, memory.held)
         values, eased = self._actuation.eased(tick, values, view.contact, view.dynamics)
-        opening = self._gripper.stopped(
-            memory.gripper_opening, None if tick.sensed is None else float(tick.sensed.gripper_opening)
-        )
+        opening = self._gripper.stopped(memory.gripper_opening, view.fingers.opening)
+        if view.fingers_push:
+            opening = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
         command = JointCommand(tick.mode, frozen_array(values), opening, tick.now_ns)
         return supervision, _Verdict(command, status, view.reasons + eased, choice, held)
 
@@ -376,6 +319,7 @@ class PathConsistentFilter:
             verdict.command.values if tick.mode is CommandMode.TORQUE else None,
             view.observer,
             verdict.command.gripper_opening,
+            view.fingers,
             supervision,
             max(tick.now_ns, memory.now_ns),
             memory.state_stamp_ns if tick.sensed is None else tick.sensed.stamp_ns,

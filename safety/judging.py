@@ -55,6 +55,8 @@ _READ = (
     WorkspacePolytopeLimit,
     OrientationConeLimit,
 )
+# Slots of the limits that say where the arm may be.
+_PLACES = (kernel.POSITION, kernel.BOX, kernel.SELF, kernel.KEEP_OUT, kernel.POLYTOPE, kernel.CONE)
 _NO_ROWS = rows_of([], [], [], [])
 _UNSERVOED = -1.0
 
@@ -120,6 +122,18 @@ class Judge:
         if not self._unknown:
             return Verdict(objecting, smallest)
         return self._ask_themselves(self.motion(factory, velocity, gentle=gentle), objecting, smallest, every=True)
+
+    def clearance(self, factory: MotionFactory) -> float:
+        """How far inside the limits of place the arm stands, in shares of their scales; negative outside."""
+        self._ask(factory, np.zeros(self._n), 1.0, False, False, True)
+        return min(
+            (
+                float(self._margins[slot] / self._settings[slot, kernel.SCALE])
+                for slot in _PLACES
+                if self._settings[slot, kernel.USED]
+            ),
+            default=math.inf,
+        )
 
     def _ask(
         self, factory: MotionFactory, velocity: FloatArray, fraction: float, gentle: bool, jerky: bool, every: bool

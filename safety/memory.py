@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from controllers.types import CommandMode, FloatArray
 from safety.contact import ObserverMemory
+from safety.limits import Fingers
 from safety.supervisor import Supervision
 
 
@@ -22,6 +23,7 @@ class SafetyMemory(NamedTuple):
         torque: (n,) N m, applied on the last tick in torque mode, otherwise None.
         observer: What is pushing the arm from outside.
         gripper_opening: Applied opening, m.
+        fingers: What the newest state said of the fingers.
         supervision: What is latched.
         now_ns: Clock of the last tick.
         state_stamp_ns: Stamp of the newest state seen.
@@ -38,6 +40,7 @@ class SafetyMemory(NamedTuple):
     torque: FloatArray | None
     observer: ObserverMemory
     gripper_opening: float
+    fingers: Fingers
     supervision: Supervision
     now_ns: int
     state_stamp_ns: int

@@ -107,6 +107,10 @@ class PathChooser:
         changes = (self._velocity, self._acceleration)
         return all(limit in changes for limit, _ in verdict.objecting)
 
+    def clearance(self, factory: MotionFactory) -> float:
+        """How far inside the limits of place the arm stands, in shares of their scales; negative outside."""
+        return self._judge.clearance(factory)
+
     def stopping(self, factory: MotionFactory) -> Choice:
         """Execute the stored stop: one more step of braking along the last velocity. Needs no judgement to be safe."""
         velocity = braked(factory.previous_velocity, factory.acceleration, factory.dt)

@@ -14,7 +14,7 @@ from safety.contact import Contact, ContactSense, ObserverMemory
 from safety.intake import SHORTEST_PERIOD
 from safety.kinematics import Dynamics, Geometry
 from safety.lag import Lag, Servos
-from safety.limits import LimitSet
+from safety.limits import Fingers, LimitSet
 from safety.memory import SafetyMemory
 from safety.motion import Motion, MotionFactory, braked
 from safety.profile import SafetyProfile
@@ -25,6 +25,10 @@ _LOOP_DELAY_NS = 1_000_000
 # States whose stamps are farther apart than this have missed a tick between them, ticks.
 _ONE_TICK = 1.5
 _SENSE_ERROR_RAD = 0.005
+# A measured force in which moving fingers stop, N: a doubtful contact suffices for that.
+_FINGERS_FELT_N = 15.0
+# Nobody can tell what they do once the newest state is older than both of these.
+_UNSEEN_NS, _UNSEEN_TICKS = 20_000_000, 2.5
 # The fingers are this much farther open than they were told to be: something is between them. Half the lead that the
 # gripper's force allows is enough: a gentle gripper never closes farther ahead of its fingers than that lead.
 _GRASP_M = 0.002
@@ -60,6 +64,7 @@ class View(NamedTuple):
         lag: What its servos do from now on.
         observer: What is pushing it from outside.
         carrying: The gripper holds something.
+        fingers: What is known of its fingers.
         reasons: Why the path has been pulled back, if it has.
     """
 
@@ -70,7 +75,17 @@ class View(NamedTuple):
     lag: Lag
     observer: ObserverMemory
     carrying: bool
+    fingers: Fingers
     reasons: tuple[SafetyReason, ...]
+
+    @property
+    def fingers_push(self) -> bool:
+        """Moving fingers may be what pushes the arm: something is felt, or was just now, or nobody can tell."""
+        tick, sensed = self.tick, self.tick.sensed
+        if sensed is None or tick.now_ns - sensed.stamp_ns > max(_UNSEEN_NS, _UNSEEN_TICKS * tick.dt * 1e9):
+            return True
+        touched = ContactSense.of_late(self.observer, tick.now_ns) is not None
+        return touched or self.contact.force_size > _FINGERS_FELT_N
 
 
 class Viewer:
@@ -134,7 +149,8 @@ class Viewer:
             lag = self._servos.lag(mode, sensed, start, geometry, dynamics, dt)
         carrying = sensed is not None and sensed.gripper_opening > memory.gripper_opening + self._grasp_m
         tick = Tick(mode, sensed, place, start, previous, observer.torque, now_ns, dt)
-        return View(tick, geometry, dynamics, contact, lag, observer, carrying, ())
+        fingers = memory.fingers if read is None or since_ns <= 0 else memory.fingers.seen(float(read.gripper_opening))
+        return View(tick, geometry, dynamics, contact, lag, observer, carrying, fingers, ())
 
     def moved(self, view: View, position: FloatArray, sensed: RobotState) -> View:
         """The view from a path that stands at ``position`` (n,) rad and moves as the arm does."""

@@ -115,6 +115,37 @@ def line_of_push(jacobian: FloatArray, wrench: FloatArray, out: FloatArray) -> f
 
 
 @compiled
+def unexplained(torque: FloatArray, most: FloatArray, jacobian: FloatArray, wrench: FloatArray) -> float:
+    """Torque from outside that the wrench on the tool does not explain.
+
+    The observer's estimate lags behind the wrench. What counts is the smaller of the estimate and of what is left of it
+    without the wrench, where both have the same sign: a blow at the tool leaves the opposite sign at first.
+
+    Args:
+        torque: (n,) N m, estimated from outside.
+        most: (n,) N m, that is no contact.
+        jacobian: (m, n), its first three rows linear, the end effector's, m/rad, its last three angular, rad/rad.
+        wrench: (6,) on the tool: force, N, and moment about the end effector, N m, frame of the Jacobian.
+
+    Returns:
+        The largest excess over ``most`` of any joint, N m; not positive if there is none.
+    """
+    last = jacobian.shape[0] - 3
+    excess = -math.inf
+    for j in range(torque.shape[0]):
+        whole = abs(torque[j])
+        if whole - most[j] <= excess:
+            continue
+        left = torque[j]
+        for k in range(3):
+            left -= jacobian[k, j] * wrench[k] + jacobian[last + k, j] * wrench[3 + k]
+        if left * torque[j] < 0.0:
+            left = 0.0
+        excess = max(excess, min(whole, abs(left)) - most[j])
+    return excess
+
+
+@compiled
 def along(into: FloatArray, velocity: FloatArray) -> float:
     """Speed into a contact, m/s, of joint velocities (n,) rad/s; ``into`` (n,) m/rad of :func:`line_of_push`."""
     speed = 0.0

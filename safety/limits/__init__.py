@@ -12,7 +12,7 @@ from safety.limits.base import Inequalities, Judgement, Limit, VelocityBox, scal
 from safety.limits.command_lead import CommandLeadLimit
 from safety.limits.contact_force import ContactForceLimit
 from safety.limits.end_effector_speed import EndEffectorAngularSpeedLimit, EndEffectorLinearSpeedLimit
-from safety.limits.gripper import GripperLimit
+from safety.limits.gripper import Fingers, GripperLimit
 from safety.limits.joint_acceleration import JointAccelerationLimit
 from safety.limits.joint_jerk import JointJerkLimit
 from safety.limits.joint_position import JointPositionLimit
@@ -33,6 +33,7 @@ __all__ = [
     "ContactForceLimit",
     "EndEffectorAngularSpeedLimit",
     "EndEffectorLinearSpeedLimit",
+    "Fingers",
     "GripperLimit",
     "Inequalities",
     "JointAccelerationLimit",

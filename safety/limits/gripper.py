@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from controllers.robot import GripperDescription
 from controllers.types import SafetyReason
 from safety.profile import GripperSettings
@@ -10,10 +12,28 @@ _ROUNDING_M = 1e-6
 # In a stop the fingers may be told to open this much farther than they are: a drive that sags under its load must not
 # let them close bit by bit.
 _SAG_M = 0.001
+# Fingers that have moved by more than this between two states are not holding anything.
+_MOVING_M = 5e-5
 # Fingers that were seen this long ago, at most, are where they were seen.
 _PRESENT_S = 0.001
 # Fingers that were seen longer ago than this have been told more than one thing since, ticks.
 _ONE_TICK = 1.5
+
+
+class Fingers(NamedTuple):
+    """What the newest state says of the fingers.
+
+    Attributes:
+        opening: m.
+        moving: They have moved since the state before, so that they hold nothing.
+    """
+
+    opening: float
+    moving: bool
+
+    def seen(self, opening: float) -> Fingers:
+        """The same after the next state."""
+        return Fingers(opening, abs(opening - self.opening) > _MOVING_M)
 
 
 class GripperLimit:
@@ -37,16 +57,29 @@ class GripperLimit:
         """The nearest opening in the gripper's range, m."""
         return min(max(opening, self._closed), self._open)
 
-    def stopped(self, previous: float, sensed: float | None) -> float:
+    def stopped(self, previous: float, sensed: float) -> float:
         """The opening in a stop: a grip stays as it is, but fingers that open are stopped where they are.
 
         Fingers that open against something push the arm as a motor of its own would.
 
         Args:
             previous: m, applied on the last tick.
-            sensed: m, None if it is not known.
+            sensed: m, last.
         """
-        return previous if sensed is None else min(previous, self.within_range(sensed + _SAG_M))
+        return min(previous, self.within_range(sensed + _SAG_M))
+
+    def arrested(self, opening: float, previous: float, fingers: Fingers) -> float:
+        """The opening, m, where moving fingers may be pushing the arm: they stop where they are.
+
+        A jaw that turns against the table drives a weak arm before it. A grip, whose fingers do not move, stays.
+
+        Args:
+            opening: m, commanded.
+            previous: m, applied on the last tick.
+            fingers: What is known of them.
+        """
+        slack = abs(previous - fingers.opening) <= _SAG_M  # stopped before, and nothing gripped since
+        return self.within_range(fingers.opening) if fingers.moving or slack else opening
 
     def bounded(
         self, opening: float, previous: float, sensed: float | None, dt: float, age: float = 0.0
