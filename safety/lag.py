@@ -49,7 +49,7 @@ class Servos:
         self._struck = np.array([3 * point for point in tool], dtype=np.int64)
         self._groups = SPEEDS + len(tool)
         self.unknown = Lag(np.zeros((0, n + 1)), self._groups)
-        self._servo = description.servo
+        self._servo, self._kinematics = description.servo, kinematics
         if self._servo is None:
             return
         self._stiffness, self._drive = self._servo.stiffness.copy(), self._servo.drive.copy()
@@ -69,6 +69,21 @@ class Servos:
         )
         self._none, self._q, self._qd, self._lead = (np.zeros(n) for _ in range(4))
         self._scratch = np.zeros((n, n)), np.zeros((3, n, n + 1)), np.zeros((3 * self._groups, n))
+
+    def way_left(self, position: FloatArray, velocity: FloatArray) -> FloatArray:
+        """What velocity servos add to the way of any command that ends at rest, (n,) rad.
+
+        They pull with ``k (u - qd)``, and the integral of that over the whole way is the momentum that is lost on it:
+        the way of the arm is the way of its command and ``M qd / k``, whatever the command does.
+
+        Args:
+            position: (n,) rad.
+            velocity: (n,) rad/s.
+        """
+        if self._servo is None:
+            return np.zeros_like(velocity)
+        _, dynamics = self._kinematics.look(position, velocity)
+        return dynamics.inertia.dot(velocity) / self._drive
 
     def lag(
         self,

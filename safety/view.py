@@ -129,7 +129,7 @@ class Viewer:
             place = sensed.joint_position.copy()
             start = place
             if mode is CommandMode.VELOCITY:  # where the arm will be when the new command takes effect
-                start = place + previous * self._reaction_s
+                start = place + previous * self._reaction_s + self._servos.way_left(place, sensed.joint_velocity)
             if mode is CommandMode.TORQUE:
                 previous = sensed.joint_velocity.copy()
         if mode is CommandMode.TORQUE:  # a torque changes the velocity all through the tick, not at its start

@@ -158,6 +158,28 @@ class Arm:
         rest = np.zeros_like(start)
         return Arm(built, mode, start, rest, built.initial(sensed(start, rest, 0)))
 
+    def state(
+        self,
+        dt: float = DT,
+        *,
+        age_ns: int = 0,
+        effort: FloatArray | None = None,
+        force: FloatArray | None = None,
+        opening: float = 0.04,
+    ) -> RobotState:
+        """What its sensors say; unless ``effort`` (n,) N m is given, of drives that move it without help."""
+        if effort is None:
+            effort = self.effort(dt)
+        return sensed(self.q, self.qd, self.now_ns - age_ns, effort, force, opening)
+
+    def effort(self, dt: float = DT) -> FloatArray:
+        """Torque (n,) N m of drives that carry the arm's weight besides, since the state before."""
+        before, kinematics = self.memory.observer.velocity, self.filter.kinematics
+        gained = np.zeros_like(self.qd) if before is None else self.qd - before
+        dynamics = kinematics.dynamics(self.q, self.qd)
+        bias = dynamics.bias - dynamics.gravity - kinematics.damping * (0.5 * gained)
+        return dynamics.inertia.dot(gained) / dt + bias
+
     def step(
         self,
         values: Sequence[float] | FloatArray,
@@ -168,7 +190,7 @@ class Arm:
         opening: float = 0.04,
     ) -> SafetyResult:
         asked = command(self.mode, values, self.now_ns if stamp_ns is None else stamp_ns, opening)
-        state = sensed(self.q, self.qd, self.now_ns) if state is None else state
+        state = self.state(dt) if state is None else state
         self.memory, result = self.filter.enforce(self.memory, state, asked, events, self.now_ns, dt)
         applied = result.command.values
         if self.mode is CommandMode.POSITION:

@@ -40,7 +40,7 @@ for mode in (CommandMode.POSITION, CommandMode.VELOCITY, CommandMode.TORQUE):
         force = rng.normal(size=3) * (900.0 if tick == 395 else 60.0 if tick % 100 > 80 else 1.0)
         events = (OperatorEvent.ACKNOWLEDGE,) if tick % 50 == 49 else ()
         asked = np.full(7, np.nan) if tick % 90 > 80 else values
-        result = arm.step(asked, events=events, state=sensed(arm.q, arm.qd, arm.now_ns, force=force))
+        result = arm.step(asked, events=events, state=arm.state(force=force))
         if mode is CommandMode.TORQUE:
             arm.q, arm.qd = arm.memory.position.copy(), arm.memory.velocity.copy()
         statuses.add(result.status.value)

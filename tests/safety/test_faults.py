@@ -43,7 +43,7 @@ def going(arm: Arm) -> FloatArray:
 
 def offer(arm: Arm, wrong: Any, state: RobotState | None = None) -> SafetyResult:
     """Give the filter a command as it is; the arm obeys the answer."""
-    state = sensed(arm.q, arm.qd, arm.now_ns) if state is None else state
+    state = arm.state() if state is None else state
     arm.memory, result = arm.filter.enforce(arm.memory, state, wrong, (), arm.now_ns, DT)
     applied = result.command.values
     if arm.mode is CommandMode.POSITION:
@@ -122,7 +122,7 @@ def test_a_first_command_of_no_known_mode_is_held(mode: object) -> None:
 
 
 def bad_states(arm: Arm) -> dict[str, RobotState]:
-    state = sensed(arm.q, arm.qd, arm.now_ns)
+    state = arm.state()
     nan = np.full_like(arm.q, np.nan)
     pose = replace(state.ee_pose, position=frozen_array([0.0, np.inf, 0.0]))
     return {
@@ -144,7 +144,7 @@ def test_a_non_finite_state_is_held(mode: CommandMode, field: str) -> None:
 
 def test_a_state_of_another_arm_is_held() -> None:
     arm = moving()
-    state = sensed(arm.q, arm.qd, arm.now_ns)
+    state = arm.state()
     result = expect_hold(arm, good(arm), "state_shape", replace(state, joint_position=frozen_array([0.0] * 6)))
     assert result.reasons[0].message == "joint_position: expected 7 values, one for each joint, found (6,)"
 
@@ -152,7 +152,7 @@ def test_a_state_of_another_arm_is_held() -> None:
 @pytest.mark.parametrize("field", ["joint_position", "joint_velocity"])
 def test_a_state_that_no_arm_can_be_in_is_held(field: str) -> None:
     arm = moving()
-    state = sensed(arm.q, arm.qd, arm.now_ns)
+    state = arm.state()
     changes: dict[str, Any] = {field: frozen_array(np.full(7, 1e5))}
     expect_hold(arm, good(arm), "state_magnitude", replace(state, **changes))
 
@@ -160,14 +160,14 @@ def test_a_state_that_no_arm_can_be_in_is_held(field: str) -> None:
 @pytest.mark.parametrize(("age_ms", "limit"), [(101, "state_stale"), (-6, "state_future"), (10, "state_backwards")])
 def test_a_state_out_of_time_is_held(age_ms: int, limit: str) -> None:
     arm = moving()
-    result = expect_hold(arm, good(arm), limit, sensed(arm.q, arm.qd, arm.now_ns - age_ms * MS))
+    result = expect_hold(arm, good(arm), limit, arm.state(age_ns=age_ms * MS))
     assert "ms" in result.reasons[0].message
     assert result.reasons[0].margin < 0.0
 
 
 def test_a_state_read_slower_than_the_loop_is_not_stale() -> None:
     arm = moving()
-    state = sensed(arm.q, arm.qd, arm.now_ns)
+    state = arm.state()
     for _ in range(10):
         assert arm.step(going(arm), state=state).status is SafetyStatus.RUN
 
@@ -183,7 +183,7 @@ def test_a_clock_that_goes_back_is_held_until_it_has_caught_up() -> None:
 @pytest.mark.parametrize("dt", [0.0, -1.0, 1e-9, 5.0, float("nan"), float("inf"), float("-inf")])
 def test_an_absurd_control_period_is_held(dt: float) -> None:
     arm = moving()
-    state, asked = sensed(arm.q, arm.qd, arm.now_ns), good(arm)
+    state, asked = arm.state(), good(arm)
     _, result = arm.filter.enforce(arm.memory, state, asked, (), arm.now_ns, dt)
     assert result.status is SafetyStatus.HOLD
     assert [reason.limit for reason in result.reasons] == ["control_period"]

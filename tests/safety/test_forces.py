@@ -107,7 +107,7 @@ def step(arm: Arm, force: FloatArray, *events: OperatorEvent, velocity: float = 
     wanted = np.zeros_like(arm.q)
     wanted[0] = velocity
     values = wanted if arm.mode is CommandMode.VELOCITY else arm.q + wanted * DT
-    state = sensed(arm.q, arm.qd, arm.now_ns, force=felt(arm.filter, arm.q, force))
+    state = arm.state(force=felt(arm.filter, arm.q, force))
     return arm.step(values, events=events, state=state)
 
 
@@ -172,7 +172,7 @@ def test_a_steady_push_on_the_links_trips_without_a_wrist_reading() -> None:
     pushing[1] = -25.0  # the drives hold against it; their limit is 87 N m
     statuses: list[SafetyStatus] = []
     for _ in range(40):
-        state = sensed(arm.q, arm.qd, arm.now_ns, effort=pushing, force=felt(built, arm.q, np.zeros(3)))
+        state = arm.state(effort=pushing, force=felt(built, arm.q, np.zeros(3)))
         result = arm.step(arm.q, state=state)
         statuses.append(result.status)
     assert statuses[-1] is TRIPPED
@@ -269,7 +269,7 @@ def test_the_gripper_closes_no_faster_than_allowed() -> None:
     arm, opening = Arm.at("panda", CommandMode.POSITION, built=built), 0.04
     for tick in range(300):
         asked = 0.0 if tick < 200 else 0.08
-        result = arm.step(arm.q, opening=asked, state=sensed(arm.q, arm.qd, arm.now_ns, opening=opening))
+        result = arm.step(arm.q, opening=asked, state=arm.state(opening=opening))
         assert abs(result.command.gripper_opening - opening) <= 0.05 * DT + 1e-12
         moving = abs(asked - opening) > 0.05 * DT
         assert (result.status is SafetyStatus.LIMITING) == moving
@@ -283,7 +283,7 @@ def test_the_gripper_presses_no_harder_than_allowed() -> None:
     arm, blocked = Arm.at("panda", CommandMode.POSITION, built=built), 0.03
     result = arm.step(arm.q)
     for _ in range(100):
-        state = sensed(arm.q, arm.qd, arm.now_ns, opening=blocked)
+        state = arm.state(opening=blocked)
         result = arm.step(arm.q, opening=0.0, state=state)
         assert stiffness * abs(blocked - result.command.gripper_opening) <= 20.0 * (1 + 1e-9)
     assert stiffness * (blocked - result.command.gripper_opening) == pytest.approx(20.0)
@@ -320,7 +320,7 @@ def test_fingers_that_open_are_stopped_with_the_arm_and_a_grip_stays() -> None:
     for asked, opening in ((0.08, 0.02), (0.0, 0.03)):
         arm = Arm.at("panda", CommandMode.POSITION)
         for tick in range(20):
-            state = sensed(arm.q, arm.qd, arm.now_ns, opening=opening)
+            state = arm.state(opening=opening)
             events = (OperatorEvent.EMERGENCY_STOP,) if tick == 5 else ()
             result = arm.step(arm.q, events=events, opening=asked, state=state)
             pushing = stiffness * (result.command.gripper_opening - opening)
@@ -333,7 +333,7 @@ def test_fingers_that_open_are_stopped_with_the_arm_and_a_grip_stays() -> None:
 def test_a_drive_that_sags_in_a_stop_keeps_what_it_was_told() -> None:
     arm = Arm.at("panda", CommandMode.POSITION)
     for tick in range(20):
-        state = sensed(arm.q, arm.qd, arm.now_ns, opening=0.0395)
+        state = arm.state(opening=0.0395)
         events = (OperatorEvent.HOLD,) if tick == 5 else ()
         result = arm.step(arm.q, events=events, opening=0.04, state=state)
         assert result.command.gripper_opening == 0.04
@@ -361,7 +361,7 @@ def test_a_grasp_is_noticed_however_gently_the_gripper_may_close(force_n: float)
         for _ in range(400):
             jacobian = built.kinematics.geometry(arm.q).jacobian[[0, 1, 2, -3, -2, -1]]
             down = solved(jacobian, [0.0, 0.0, -0.3, 0.0, 0.0, 0.0])
-            arm.step(down, opening=0.0, state=sensed(arm.q, arm.qd, arm.now_ns, opening=fingers))
+            arm.step(down, opening=0.0, state=arm.state(opening=fingers))
         heights.append(float(built.kinematics.points(arm.q)[0][2]))
     empty, full = heights
     assert full == pytest.approx(0.003 + 0.05 + built.profile.stopping.standoff_m, abs=1e-4)

@@ -164,8 +164,8 @@ def test_a_protective_stop_needs_acknowledgement_at_rest() -> None:
     stuck(arm, OFF_PATH, 12)
     for event in ((), (RESUME,), (RESET,)):
         assert arm.step(arm.q, events=event).status is SafetyStatus.PROTECTIVE_STOP
-    moving = sensed(arm.q, np.full(7, 0.1), arm.now_ns)
-    refused = arm.step(arm.q, events=(ACKNOWLEDGE,), state=moving)
+    arm.qd = np.full(7, 0.1)
+    refused = arm.step(arm.q, events=(ACKNOWLEDGE,))
     assert refused.status is SafetyStatus.PROTECTIVE_STOP
     assert "refused" in [reason.limit for reason in refused.reasons]
     assert arm.step(arm.q, events=(ACKNOWLEDGE,)).status is SafetyStatus.RUN

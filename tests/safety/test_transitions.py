@@ -13,7 +13,7 @@ from safety.building import build_filter
 from safety.filter import PathConsistentFilter
 from safety.profile import load_profile, parse_profile
 from safety.transitions import Transition, transition, transitions
-from tests.safety.helpers import ARMS, DT, Arm, command, robot, sensed, solved
+from tests.safety.helpers import ARMS, DT, Arm, command, robot, solved
 
 MS = 1_000_000
 RUN, LIMITING, HOLD = SafetyStatus.RUN, SafetyStatus.LIMITING, SafetyStatus.HOLD
@@ -180,7 +180,7 @@ def test_the_life_of_a_cell_is_told_without_gaps() -> None:
     go(10, OperatorEvent.RESUME)
     go(30, OperatorEvent.EMERGENCY_STOP)
     go(10, OperatorEvent.RESET)
-    go(1, state=sensed(arm.q, arm.qd, arm.now_ns, force=np.array([500.0, 0.0, 0.0])))
+    go(1, state=arm.state(force=np.array([500.0, 0.0, 0.0])))
     go(80)
     go(5, OperatorEvent.ACKNOWLEDGE)
     told = [(change.after, tuple(reason.limit for reason in change.reasons)) for change in transitions(seen)]

@@ -128,7 +128,7 @@ def test_the_filter_has_no_memory_of_its_own(name: str) -> None:
     arm, other = Arm.at(name, CommandMode.POSITION), Arm.at(name, CommandMode.VELOCITY)
     for _ in range(150):
         values = arm.q + rng.normal(size=len(arm.q)) * 0.02
-        state, asked = sensed(arm.q, arm.qd, arm.now_ns), command(arm.mode, values, arm.now_ns)
+        state, asked = arm.state(), command(arm.mode, values, arm.now_ns)
         memory = arm.memory
         result = arm.step(values, state=state)
         other.step(rng.normal(size=len(arm.q)))
