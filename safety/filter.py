@@ -97,6 +97,10 @@ class PathConsistentFilter:
         """No motion, at ``position`` (n,) rad: what limits make of it is their margin there."""
         return self._viewer.rest(position)
 
+    def judge_place(self, position: FloatArray) -> float:
+        """How far inside the limits of place an arm at ``position`` (n,) rad stands, in shares; negative outside."""
+        return self._full.chooser.clearance(self._viewer.still(position))
+
     def tightened(self, profile: SafetyProfile) -> PathConsistentFilter:
         """A filter that goes on from this one's memory under a stricter profile.
 
@@ -248,9 +252,10 @@ class PathConsistentFilter:
         opening, held_back = self._gripper.bounded(
             command.gripper_opening, memory.gripper_opening, sensed, tick.dt, age
         )
-        if view.fingers_push:
-            opening = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
         reasons += held_back
+        if view.fingers_push:
+            opening, arrested = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
+            reasons += arrested
         if not reasons:
             return _Verdict(command, SafetyStatus.RUN, (), choice)
         limited = JointCommand(tick.mode, frozen_array(values), opening, command.stamp_ns)
@@ -277,7 +282,7 @@ class PathConsistentFilter:
         values, eased = self._actuation.eased(tick, values, view.contact, view.dynamics)
         opening = self._gripper.stopped(memory.gripper_opening, view.fingers.opening)
         if view.fingers_push:
-            opening = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
+            opening, _ = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
         command = JointCommand(tick.mode, frozen_array(values), opening, tick.now_ns)
         return supervision, _Verdict(command, status, view.reasons + eased, choice, held)
 

@@ -184,6 +184,10 @@ class Viewer:
 
     def rest(self, position: FloatArray) -> Motion:
         """No motion, at ``position`` (n,) rad: what limits make of it is their margin there."""
+        return self.still(position).motion(np.zeros_like(position))
+
+    def still(self, position: FloatArray) -> MotionFactory:
+        """What all motions share that start from rest at ``position`` (n,) rad."""
         position, still = position.copy(), np.zeros_like(position)
         geometry = self._kinematics.geometry(position)
         return MotionFactory(
@@ -199,4 +203,4 @@ class Viewer:
             False,
             self._acceleration,
             SHORTEST_PERIOD,
-        ).motion(still)
+        )

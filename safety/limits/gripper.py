@@ -68,8 +68,8 @@ class GripperLimit:
         """
         return min(previous, self.within_range(sensed + _SAG_M))
 
-    def arrested(self, opening: float, previous: float, fingers: Fingers) -> float:
-        """The opening, m, where moving fingers may be pushing the arm: they stop where they are.
+    def arrested(self, opening: float, previous: float, fingers: Fingers) -> tuple[float, tuple[SafetyReason, ...]]:
+        """Stop fingers that move where they are: they may be pushing the arm.
 
         A jaw that turns against the table drives a weak arm before it. A grip, whose fingers do not move, stays.
 
@@ -77,9 +77,15 @@ class GripperLimit:
             opening: m, commanded.
             previous: m, applied on the last tick.
             fingers: What is known of them.
+
+        Returns:
+            The opening to apply, m, and why it differs.
         """
         slack = abs(previous - fingers.opening) <= _SAG_M  # stopped before, and nothing gripped since
-        return self.within_range(fingers.opening) if fingers.moving or slack else opening
+        held = self.within_range(fingers.opening)
+        if not (fingers.moving or slack) or held == opening:
+            return opening, ()
+        return held, (SafetyReason("gripper_contact", -abs(opening - held), "stopped in a contact; margin in m"),)
 
     def bounded(
         self, opening: float, previous: float, sensed: float | None, dt: float, age: float = 0.0

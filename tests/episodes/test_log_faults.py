@@ -305,7 +305,7 @@ def test_the_arm_holds_or_goes_on_while_the_disk_takes_nothing(policy: LogFailur
     assert said == (["hold", "resume"] if policy is LogFailure.HOLD else [])
     (fault,) = episode.manifest.log_faults
     assert fault.cause == "the recording process took nothing: a slow disk, or it was stopped"
-    assert fault.first_tick >= 50
+    assert fault.first_tick >= 40  # the recorder was stopped at tick 50, with some of them not yet taken
     assert (fault.lost_ticks, fault.lost_frames) == (0, 0)
     assert writer.report == LogReport((fault,))
 

@@ -67,6 +67,12 @@ def sensed(
     )
 
 
+def felt(built: PathConsistentFilter, q: FloatArray, force: FloatArray) -> FloatArray:
+    """What the wrist reads, sensor frame, when ``force`` (3,) N acts on the tool beside its weight, base frame."""
+    kinematics = built.kinematics
+    return kinematics.sensor_rotation(q).T @ (force - [0.0, 0.0, kinematics.tool_mass * 9.81])
+
+
 def command(
     mode: CommandMode, values: Sequence[float] | FloatArray, now_ns: int, opening: float = 0.04
 ) -> JointCommand:

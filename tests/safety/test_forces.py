@@ -18,7 +18,7 @@ from safety.filter import PathConsistentFilter, SafetyMemory
 from safety.limits import GripperLimit
 from safety.profile import load_profile, parse_profile
 from sim.robot import SimRobot, apply_actuator_mode
-from tests.safety.helpers import ARMS, DT, ROBOTS, TICK_NS, Arm, command, robot, safety, sensed, solved
+from tests.safety.helpers import ARMS, DT, ROBOTS, TICK_NS, Arm, command, felt, robot, safety, sensed, solved
 
 every_arm = pytest.mark.parametrize("name", ARMS)
 TRIPPED = SafetyStatus.PROTECTIVE_STOP
@@ -95,12 +95,6 @@ def test_a_path_that_runs_ahead_of_a_suddenly_blocked_arm_is_pulled_back(name: s
 
 
 # ------------------------------------------------------------------------------------- after contact
-
-
-def felt(built: PathConsistentFilter, q: FloatArray, force: FloatArray) -> FloatArray:
-    """What the wrist reads, sensor frame, when ``force`` (3,) N acts on the tool beside its weight, base frame."""
-    kinematics = built.kinematics
-    return kinematics.sensor_rotation(q).T @ (force - [0.0, 0.0, kinematics.tool_mass * 9.81])
 
 
 def step(arm: Arm, force: FloatArray, *events: OperatorEvent, velocity: float = 0.0) -> SafetyResult:
