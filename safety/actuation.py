@@ -16,6 +16,8 @@ from safety.limits import JointAccelerationLimit
 from safety.profile import SafetyProfile
 from safety.torque import TorqueMap
 
+# How fast a torque-driven joint that has drifted out of its range is drawn back in, 1/s.
+_DRAWN_IN_1_S = 2.0
 # Keeps what is taken off a velocity finite where the arm cannot move into what it touches, m^2/rad^2 over N m/rad.
 _LEAST_GIVE = 1e-6
 
@@ -88,6 +90,8 @@ class Actuation:
         dropped(self._values, self._compliance, self._values, _LEAST_GIVE, 0.0, out)
         eased(mass, self._values, self._values, self._values, 0.0, out)
         self._rest_speed = profile.monitoring.rest_speed_rad_s
+        margin = joints.position_margin_rad
+        self._lower, self._upper = robot.position_lower + margin, robot.position_upper - margin
 
     def demand(
         self, tick: Tick, values: FloatArray, last_asked: FloatArray | None, last_torque: FloatArray | None
@@ -116,6 +120,11 @@ class Actuation:
                     values = np.clip(values, last_torque - reach, last_torque + reach)
                     reasons += (SafetyReason("joint_torque_rate", rate, "slowed down; margin in N m/s"),)
             velocity = self._torque.velocity_after(tick.place, tick.previous, values, tick.outside, dt)
+            # Errors of sensors let a joint creep out of its range at rest, and nothing else would bring it back.
+            beyond = tick.place - np.clip(tick.place, self._lower, self._upper)
+            if beyond.any():
+                inward = np.where(beyond != 0.0, -_DRAWN_IN_1_S * beyond, velocity)
+                return Demand(velocity, inward, reasons, True, values if reasons else None)
             return Demand(velocity, velocity, reasons, values=values if reasons else None)
         if last_asked is None:
             asked = (values - start) / dt

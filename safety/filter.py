@@ -55,6 +55,7 @@ class _Verdict(NamedTuple):
     reasons: tuple[SafetyReason, ...]
     choice: Choice
     held: FloatArray | None = None
+    stopped: bool = False  # the fingers
 
 
 class _Choosers(NamedTuple):
@@ -253,13 +254,15 @@ class PathConsistentFilter:
             command.gripper_opening, memory.gripper_opening, sensed, tick.dt, age
         )
         reasons += held_back
+        stopped = False
         if view.fingers_push:
             opening, arrested = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
             reasons += arrested
+            stopped = bool(arrested)
         if not reasons:
             return _Verdict(command, SafetyStatus.RUN, (), choice)
         limited = JointCommand(tick.mode, frozen_array(values), opening, command.stamp_ns)
-        return _Verdict(limited, SafetyStatus.LIMITING, _each_once(reasons), choice)
+        return _Verdict(limited, SafetyStatus.LIMITING, _each_once(reasons), choice, None, stopped)
 
     def _stop(
         self, memory: SafetyMemory, view: View, status: SafetyStatus, supervision: Supervision, use: _Choosers
@@ -281,10 +284,11 @@ class PathConsistentFilter:
             values, held = self._actuation.stopping_values(tick, choice.velocity, memory.held)
         values, eased = self._actuation.eased(tick, values, view.contact, view.dynamics)
         opening = self._gripper.stopped(memory.gripper_opening, view.fingers.opening)
+        arrested: tuple[SafetyReason, ...] = ()
         if view.fingers_push:
-            opening, _ = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
+            opening, arrested = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
         command = JointCommand(tick.mode, frozen_array(values), opening, tick.now_ns)
-        return supervision, _Verdict(command, status, view.reasons + eased, choice, held)
+        return supervision, _Verdict(command, status, view.reasons + eased, choice, held, bool(arrested))
 
     # ------------------------------------------------------------------------------------ after the choice
 
@@ -324,7 +328,7 @@ class PathConsistentFilter:
             verdict.command.values if tick.mode is CommandMode.TORQUE else None,
             view.observer,
             verdict.command.gripper_opening,
-            view.fingers,
+            view.fingers if view.fingers.stopped == verdict.stopped else view.fingers._replace(stopped=verdict.stopped),
             supervision,
             max(tick.now_ns, memory.now_ns),
             memory.state_stamp_ns if tick.sensed is None else tick.sensed.stamp_ns,

@@ -149,7 +149,9 @@ class Viewer:
             lag = self._servos.lag(mode, sensed, start, geometry, dynamics, dt)
         carrying = sensed is not None and sensed.gripper_opening > memory.gripper_opening + self._grasp_m
         tick = Tick(mode, sensed, place, start, previous, observer.torque, now_ns, dt)
-        fingers = memory.fingers if read is None or since_ns <= 0 else memory.fingers.seen(float(read.gripper_opening))
+        fingers = memory.fingers
+        if read is not None and since_ns > 0:
+            fingers = fingers.seen(float(read.gripper_opening), since_ns * 1e-9)
         return View(tick, geometry, dynamics, contact, lag, observer, carrying, fingers, ())
 
     def moved(self, view: View, position: FloatArray, sensed: RobotState) -> View:

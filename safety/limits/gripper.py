@@ -9,11 +9,13 @@ from controllers.types import SafetyReason
 from safety.profile import GripperSettings
 
 _ROUNDING_M = 1e-6
+# Share of the speed that is commanded: a drive that has fallen behind catches up faster than it is told.
+_CAUGHT_UP = 0.95
 # In a stop the fingers may be told to open this much farther than they are: a drive that sags under its load must not
 # let them close bit by bit.
 _SAG_M = 0.001
-# Fingers that have moved by more than this between two states are not holding anything.
-_MOVING_M = 5e-5
+# Fingers that are faster than this are on their way, not holding or pressing, m/s.
+_MOVING_M_S = 0.03
 # Fingers that were seen this long ago, at most, are where they were seen.
 _PRESENT_S = 0.001
 # Fingers that were seen longer ago than this have been told more than one thing since, ticks.
@@ -26,14 +28,16 @@ class Fingers(NamedTuple):
     Attributes:
         opening: m.
         moving: They have moved since the state before, so that they hold nothing.
+        stopped: The last command stopped them, in a contact.
     """
 
     opening: float
     moving: bool
+    stopped: bool = False
 
-    def seen(self, opening: float) -> Fingers:
-        """The same after the next state."""
-        return Fingers(opening, abs(opening - self.opening) > _MOVING_M)
+    def seen(self, opening: float, elapsed_s: float) -> Fingers:
+        """The same after the next state, ``elapsed_s`` later."""
+        return Fingers(opening, abs(opening - self.opening) > _MOVING_M_S * elapsed_s, self.stopped)
 
 
 class GripperLimit:
@@ -49,7 +53,7 @@ class GripperLimit:
     def __init__(self, gripper: GripperDescription, settings: GripperSettings) -> None:
         """Set the bounds."""
         self._closed, self._open = gripper.closed, gripper.open
-        self._speed = settings.speed_m_s if settings.speed_m_s < gripper.max_speed else None
+        self._speed = settings.speed_m_s * _CAUGHT_UP if settings.speed_m_s < gripper.max_speed else None
         self._lead = settings.force_n / gripper.stiffness if settings.force_n < gripper.max_force else None
         self._fastest = gripper.max_speed
 
@@ -81,10 +85,9 @@ class GripperLimit:
         Returns:
             The opening to apply, m, and why it differs.
         """
-        slack = abs(previous - fingers.opening) <= _SAG_M  # stopped before, and nothing gripped since
-        held = self.within_range(fingers.opening)
-        if not (fingers.moving or slack) or held == opening:
+        if not (fingers.moving or fingers.stopped):
             return opening, ()
+        held = previous if fingers.stopped else self.within_range(fingers.opening)
         return held, (SafetyReason("gripper_contact", -abs(opening - held), "stopped in a contact; margin in m"),)
 
     def bounded(

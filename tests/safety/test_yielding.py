@@ -168,12 +168,13 @@ def test_fingers_that_move_in_a_contact_stop_and_a_grip_stays() -> None:
         opening, (reason,) = limit().arrested(asked, previous, JAW)
         assert (opening, reason.limit) == (0.05, "gripper_contact")
     assert limit().arrested(0.007, 0.007, GRIP) == (0.007, ())  # pressing on what it holds
-    assert limit().arrested(0.007, 0.05, GRIP)[0] == 0.05  # stopped before, and still there
+    stopped = GRIP._replace(stopped=True)
+    assert limit().arrested(0.007, 0.0501, stopped)[0] == 0.0501  # and still there
 
 
 def test_movement_of_fingers_is_told_from_two_states() -> None:
-    assert Fingers(0.05, moving=False).seen(0.0495).moving
-    assert not Fingers(0.05, moving=True).seen(0.05).moving
+    assert Fingers(0.05, moving=False).seen(0.0495, DT).moving
+    assert not Fingers(0.05, moving=True).seen(0.04995, DT).moving
 
 
 def test_a_jaw_that_closes_on_the_table_is_arrested_by_the_filter() -> None:
