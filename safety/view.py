@@ -25,8 +25,10 @@ _LOOP_DELAY_NS = 1_000_000
 # States whose stamps are farther apart than this have missed a tick between them, ticks.
 _ONE_TICK = 1.5
 _SENSE_ERROR_RAD = 0.005
-# A measured force in which moving fingers stop, N: a doubtful contact suffices for that.
-_FINGERS_FELT_N = 15.0
+# A measured force in which moving fingers stop, as a share of what servos may press with and at most N: a doubtful
+# contact suffices for that. They go on when nothing has been felt for so long.
+_FINGERS_SHARE, _FINGERS_FELT_N = 0.25, 15.0
+_FINGERS_WAIT_NS = 100_000_000
 # Nobody can tell what they do once the newest state is older than both of these.
 _UNSEEN_NS, _UNSEEN_TICKS = 20_000_000, 2.5
 # The fingers are this much farther open than they were told to be: something is between them. Half the lead that the
@@ -84,8 +86,7 @@ class View(NamedTuple):
         tick, sensed = self.tick, self.tick.sensed
         if sensed is None or tick.now_ns - sensed.stamp_ns > max(_UNSEEN_NS, _UNSEEN_TICKS * tick.dt * 1e9):
             return True
-        touched = ContactSense.of_late(self.observer, tick.now_ns) is not None
-        return touched or self.contact.force_size > _FINGERS_FELT_N
+        return tick.now_ns - self.fingers.felt_ns <= _FINGERS_WAIT_NS
 
 
 class Viewer:
@@ -104,6 +105,7 @@ class Viewer:
         self._fastest, self._acceleration = limits.velocity.maximum, limits.acceleration.maximum
         lead = profile.gripper.force_n / description.gripper.stiffness
         self._grasp_m = min(_GRASP_M, 0.5 * lead)
+        self._fingers_felt_n = min(_FINGERS_SHARE * profile.force.command_lead_n, _FINGERS_FELT_N)
         self._reaction_s = profile.stopping.reaction_time_s
         self._default_mode = CommandMode(description.actuator_mode)
 
@@ -136,6 +138,9 @@ class Viewer:
             start = place + (previous - braked(previous, self._acceleration, dt)) * (0.5 * dt)
         rates = previous if sensed is None else sensed.joint_velocity
         geometry, dynamics = self._kinematics.look(start, rates)
+        fingers = memory.fingers
+        if read is not None and since_ns > 0:
+            fingers = fingers.seen(float(read.gripper_opening), since_ns * 1e-9)
         contact, lag = self._sense.unknown(), self._servos.unknown
         if read is None or since_ns > _ONE_TICK * dt * 1e9:  # what the arm gained meanwhile is not the gain of one tick
             observer = observer._replace(velocity=None)
@@ -147,11 +152,10 @@ class Viewer:
             contact = self._sense.contact(sensed, self._sense.wrench(sensed), held, geometry.jacobian, before)
             observer = self._sense.touched(observer, contact, now_ns)
             lag = self._servos.lag(mode, sensed, start, geometry, dynamics, dt)
+            if contact.force_size > self._fingers_felt_n:
+                fingers = fingers._replace(felt_ns=now_ns)
         carrying = sensed is not None and sensed.gripper_opening > memory.gripper_opening + self._grasp_m
         tick = Tick(mode, sensed, place, start, previous, observer.torque, now_ns, dt)
-        fingers = memory.fingers
-        if read is not None and since_ns > 0:
-            fingers = fingers.seen(float(read.gripper_opening), since_ns * 1e-9)
         return View(tick, geometry, dynamics, contact, lag, observer, carrying, fingers, ())
 
     def moved(self, view: View, position: FloatArray, sensed: RobotState) -> View:

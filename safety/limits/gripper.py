@@ -29,15 +29,17 @@ class Fingers(NamedTuple):
         opening: m.
         moving: They have moved since the state before, so that they hold nothing.
         stopped: The last command stopped them, in a contact.
+        felt_ns: When the tool felt last what may be a contact of theirs; long ago before the first.
     """
 
     opening: float
     moving: bool
     stopped: bool = False
+    felt_ns: int = -(10**18)
 
     def seen(self, opening: float, elapsed_s: float) -> Fingers:
         """The same after the next state, ``elapsed_s`` later."""
-        return Fingers(opening, abs(opening - self.opening) > _MOVING_M_S * elapsed_s, self.stopped)
+        return Fingers(opening, abs(opening - self.opening) > _MOVING_M_S * elapsed_s, self.stopped, self.felt_ns)
 
 
 class GripperLimit:
