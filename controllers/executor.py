@@ -244,18 +244,23 @@ class ChunkExecutor:
         report = ExecutorReport(self._status(memory, phase), memory.chunk_id, phase, rejections, accepted)
         return memory, self._target(memory), report, request
 
-    def commanded_pose(self, memory: ExecutorState, state: RobotState) -> Pose:
+    def commanded_pose(self, memory: ExecutorState, state: RobotState, target: Target | None = None) -> Pose:
         """Where the next chunk's deltas start, in the base frame.
 
         It is the reference; for a request that keeps its place in rows, the waypoint of that row; the sensed pose for
         joint actions.
+
+        Args:
+            memory: The executor's memory.
+            state: Sensed state.
+            target: The target that :meth:`update` made of this memory, where it is known: it has the reference's pose.
         """
         if self._joint_space:
             return state.ee_pose
         request, plan = memory.request, memory.plan
         if request is not None and plan is not None and request.stamp_ns < 0 and request.row >= plan.first_row:
             return waypoint(plan.path, request.row - plan.first_row, state)
-        return memory.reference.pose()
+        return target.pose if isinstance(target, PoseTarget) else memory.reference.pose()
 
     def prefix(self, memory: ExecutorState) -> TokenPrefix | None:
         """Rows that the chunk to be asked for next must begin with; None for none."""

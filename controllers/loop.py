@@ -127,6 +127,6 @@ class ControlLoop(Generic[MemoryT]):
             safety=verdict,
             executor=report,
             request_inference=request,
-            commanded_pose=self.executor.commanded_pose(executor, state),
+            commanded_pose=self.executor.commanded_pose(executor, state, target),
         )
         return LoopState(executor, memory, verdict, verdict.command, target), outputs

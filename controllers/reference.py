@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from controllers.kernel.tracking import shifted, swung
+from controllers.kernel.tracking import shifted, swung, turned_along
 from controllers.spatial import IDENTITY_QUATERNION, rotate_by_vector, rotation_difference
 from controllers.types import FloatArray, Pose, frozen_array
-from controllers.waypoints import Floats, PathPoint, WaypointPath, orientation, quadruple, sample, triple
+from controllers.waypoints import Floats, PathPoint, WaypointPath, orientation, quadruple, sample
 
 _STILL: Floats = (0.0, 0.0, 0.0)
 _SHARES = (0.75, 0.5, 0.25)  # of the way from the fallback to the wanted acceleration
@@ -45,7 +45,9 @@ class Reference(NamedTuple):
 
     def pose(self) -> Pose:
         """The reference as a pose (Cartesian references only)."""
-        return Pose(frozen_array(self.position), self.quaternion)
+        position = np.array(self.position)
+        position.setflags(write=False)
+        return Pose(position, self.quaternion)
 
     def twist(self) -> FloatArray:
         """Twist (6,) m/s, rad/s of a Cartesian reference."""
@@ -105,9 +107,8 @@ def track(reference: Reference, point: PathPoint, options: TrackerOptions, dt: f
     bandwidth = options.bandwidth_rad_s
     ceilings = options.max_speed, options.max_acceleration, options.max_jerk
     if len(reference.position) == len(_STILL):
-        now = triple(reference.position), triple(reference.velocity), triple(reference.acceleration)
-        goal = triple(point.position), triple(point.velocity)
-        position, velocity, acceleration = shifted(*now, *goal, bandwidth, *ceilings, dt)
+        now = reference.position, reference.velocity, reference.acceleration
+        position, velocity, acceleration = shifted(*now, point.position, point.velocity, bandwidth, *ceilings, dt)
     else:
         position, velocity, acceleration = _shifted(reference, point, bandwidth, *ceilings, dt)
     quaternion, rate, change = reference.quaternion, reference.angular_velocity, reference.angular_acceleration
@@ -119,10 +120,10 @@ def track(reference: Reference, point: PathPoint, options: TrackerOptions, dt: f
         return Reference(position, velocity, quaternion, _STILL, acceleration, _STILL)
     turned, rate, change = swung(
         here,
-        triple(rate),
-        triple(change),
+        rate,
+        change,
         there,
-        triple(point.angular_velocity),
+        point.angular_velocity,
         bandwidth,
         options.max_angular_speed_rad_s,
         options.max_angular_acceleration_rad_s2,
@@ -137,6 +138,7 @@ def rehearse(options: TrackerOptions) -> None:
     start, turned = at_rest(np.zeros(3), IDENTITY_QUATERNION), frozen_array((0.0, 1.0, 0.0, 0.0))
     path = WaypointPath((_STILL, _STILL), (start.quaternion, turned), ((math.pi, 0.0, 0.0),), (0.0,), 1.0)
     track(start, sample(path, 0.5), options, 0.001)
+    turned_along(quadruple(IDENTITY_QUATERNION), np.zeros((1, 3)), np.empty((1, 4)))
 
 
 def _shifted(

@@ -25,6 +25,8 @@ IntArray = npt.NDArray[np.int64]
 ImageArray = npt.NDArray[np.uint8]
 
 NANOSECONDS = 1_000_000_000
+# Members of an enumeration are singletons. Their usual hash is Python code, and a tick looks a dozen of them up.
+_BY_IDENTITY = object.__hash__
 
 
 def frozen_array(values: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> FloatArray:
@@ -342,6 +344,8 @@ Target = JointTarget | PoseTarget | TwistTarget
 class CommandMode(Enum):
     """What the values of a joint command are."""
 
+    __hash__ = _BY_IDENTITY
+
     POSITION = "position"  # rad
     VELOCITY = "velocity"  # rad/s
     TORQUE = "torque"  # N m, gravity included (the arm does not compensate by itself)
@@ -362,6 +366,8 @@ class JointCommand:
 
 class SafetyStatus(Enum):
     """State of the safety filter after a tick, in order of severity."""
+
+    __hash__ = _BY_IDENTITY
 
     RUN = "run"  # the command passed unchanged
     LIMITING = "limiting"  # slowed or bent, still moving under limits
@@ -413,6 +419,8 @@ class SafetyResult:
 class OperatorEvent(Enum):
     """An event that a person or a supervisor injects into a tick."""
 
+    __hash__ = _BY_IDENTITY
+
     EMERGENCY_STOP = "emergency_stop"
     RESET = "reset"  # leave a latched emergency stop, once the robot is at rest
     ACKNOWLEDGE = "acknowledge"  # leave a protective stop
@@ -427,6 +435,8 @@ class OperatorEvent(Enum):
 
 class ExecutorStatus(Enum):
     """What the chunk executor did on a tick."""
+
+    __hash__ = _BY_IDENTITY
 
     WAITING = "waiting"  # no chunk yet: holding
     EXECUTING = "executing"  # playing a chunk

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, cast
 
-from controllers.kernel.tracking import Quadruple, Triple, turned
-from controllers.spatial import (
-    quaternion_from_rotation_vector,
-    rotation_difference,
-)
-from controllers.types import ActionSpace, ActionSpec, FloatArray, Pose, frozen_array
+import numpy as np
 
-Floats = tuple[float, ...]
+from controllers.kernel.tracking import Floats, Quadruple, turned, turned_along
+from controllers.spatial import quaternion_from_rotation_vector, rotation_difference
+from controllers.types import ActionSpace, ActionSpec, FloatArray, Pose
+
+_NO_RATE: Floats = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +52,44 @@ def waypoints_from_actions(
         anchor_joints: (n,) joint reference at the observation; used by joint paths.
         gripper_open_m: Opening that corresponds to a gripper action of 1.
     """
-    rows = actions.tolist()
-    gripper = tuple(row[-1] * gripper_open_m for row in rows)
+    columns: list[list[float]] = actions.T.tolist()
+    gripper = tuple([value * gripper_open_m for value in columns[-1]])
     rate = float(spec.rate_hz)
     if spec.space is ActionSpace.JOINT_POSITION:
-        joints = (tuple(anchor_joints.tolist()), *(tuple(row[:-1]) for row in rows))
+        joints = (tuple(anchor_joints.tolist()), *zip(*columns[:-1], strict=True))
         return WaypointPath(joints, (), (), gripper, rate)
 
-    positions: list[Floats] = [tuple(anchor.position.tolist())]
-    quaternions = [anchor.quaternion]
-    turns: list[Floats] = []
     if spec.space is ActionSpace.EE_DELTA:
-        for dx, dy, dz, rx, ry, rz, _ in rows:
-            x, y, z = positions[-1]
-            positions.append((x + dx, y + dy, z + dz))
-            turns.append((rx, ry, rz))
-            quaternion = quaternions[-1]
-            if rx != 0.0 or ry != 0.0 or rz != 0.0:
-                quaternion = orientation(turned(quadruple(quaternion), (rx, ry, rz)))
-            quaternions.append(quaternion)
-    else:
-        for index, row in enumerate(rows):
-            positions.append(tuple(row[:3]))
-            quaternion = quaternion_from_rotation_vector(actions[index, 3:6])
-            turns.append(tuple(rotation_difference(quaternion, quaternions[-1]).tolist()))
-            quaternions.append(quaternion)
-    return WaypointPath(tuple(positions), tuple(quaternions), tuple(turns), gripper, rate)
+        # A chunk that arrives makes the longest ticks: all rows at once.
+        starts = anchor.position.tolist()
+        ways = [accumulate(column, initial=start) for column, start in zip(columns[:3], starts, strict=True)]
+        turns = tuple(zip(*columns[3:6], strict=True))
+        return WaypointPath(
+            tuple(zip(*ways, strict=True)), _orientations(anchor.quaternion, actions, turns), turns, gripper, rate
+        )
+    positions = (tuple(anchor.position.tolist()), *zip(*columns[:3], strict=True))
+    quaternions = [anchor.quaternion]
+    differences: list[Floats] = []
+    for row in actions:
+        quaternion = quaternion_from_rotation_vector(row[3:6])
+        differences.append(tuple(rotation_difference(quaternion, quaternions[-1]).tolist()))
+        quaternions.append(quaternion)
+    return WaypointPath(positions, tuple(quaternions), tuple(differences), gripper, rate)
+
+
+def _orientations(start: FloatArray, actions: FloatArray, turns: tuple[Floats, ...]) -> tuple[FloatArray, ...]:
+    """The orientations (4,) wxyz before and after each of the ``turns``, which are columns 3 to 5 of ``actions``."""
+    found = np.empty((len(turns), 4))
+    # A copy, since compiled code takes writable arrays only.
+    turned_along(quadruple(start), np.array(actions[:, 3:6], np.float64, order="C"), found)
+    found.setflags(write=False)
+    quaternions = [start]
+    for turn, quaternion in zip(turns, found, strict=True):
+        quaternions.append(quaternions[-1] if turn == _NO_RATE else quaternion)
+    last = quaternions[-1]
+    if not math.isfinite(last[0]):  # one that is lost stays lost
+        raise _not_finite(quadruple(last))
+    return tuple(quaternions)
 
 
 class PathPoint(NamedTuple):
@@ -88,9 +100,6 @@ class PathPoint(NamedTuple):
     quaternion: FloatArray | None
     angular_velocity: Floats
     gripper: float
-
-
-_NO_RATE: Floats = (0.0, 0.0, 0.0)
 
 
 def sample(path: WaypointPath, phase: float) -> PathPoint:
@@ -130,11 +139,6 @@ def slowed(point: PathPoint, pace: float) -> PathPoint:
     )
 
 
-def triple(values: Floats) -> Triple:
-    """The same tuple, for type checkers: three values."""
-    return cast(Triple, values)
-
-
 def quadruple(quaternion: FloatArray) -> Quadruple:
     """An orientation (4,) wxyz as a tuple."""
     return cast(Quadruple, tuple(quaternion.tolist()))
@@ -147,5 +151,11 @@ def orientation(quaternion: Quadruple) -> FloatArray:
         ValueError: It is not finite.
     """
     if not math.isfinite(quaternion[0]):
-        raise ValueError(f"expected a quaternion of finite, non-zero norm, found {quaternion}")
-    return frozen_array(quaternion)
+        raise _not_finite(quaternion)
+    array = np.array(quaternion)
+    array.setflags(write=False)
+    return array
+
+
+def _not_finite(quaternion: Quadruple) -> ValueError:
+    return ValueError(f"expected a quaternion of finite, non-zero norm, found {quaternion}")

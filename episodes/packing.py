@@ -36,6 +36,7 @@ _MODE = _codes("command_mode")
 _STATUS = _codes("safety_status")
 _EXECUTOR = _codes("executor_status")
 _EVENT_KIND = _codes("kind")
+_REASON = _EVENT_KIND[EventKind.SAFETY_REASON]
 _JOINT, _POSE, _TWIST = (_codes("target_kind")[kind] for kind in TargetKind)
 _EVENT_BIT: dict[Enum, int] = {event: 1 << code for event, code in _codes("events").items()}
 _NO_DIGEST = bytes(DIGEST_BYTES)
@@ -64,10 +65,12 @@ class EventRow:
 
 def encode_event(row: EventRow) -> bytes:
     """The event's bytes in the journal and in the hash chain."""
-    name = row.name.encode()[:_MAX_NAME]
-    message = row.message.encode("utf-8", "replace")
-    header = _EVENT.pack(row.tick, clamp_int64(row.chunk_id), row.value, len(name), len(message), _EVENT_KIND[row.kind])
-    return header + name + message
+    return _encoded(row.tick, _EVENT_KIND[row.kind], row.name, row.value, clamp_int64(row.chunk_id), row.message)
+
+
+def _encoded(tick: int, kind: int, name: str, value: float, chunk_id: int, message: str) -> bytes:
+    words, text = name.encode()[:_MAX_NAME], message.encode("utf-8", "replace")
+    return _EVENT.pack(tick, chunk_id, value, len(words), len(text), kind) + words + text
 
 
 def decode_events(data: bytes | memoryview) -> Iterator[EventRow]:
@@ -332,7 +335,7 @@ class TickPacker:
             name = str(refused.reason.value)
             add(encode_event(EventRow(tick, EventKind.REJECTION, name, math.nan, refused.chunk_id, refused.message)))
         for reason in outputs.safety.reasons:
-            add(encode_event(EventRow(tick, EventKind.SAFETY_REASON, reason.limit, reason.margin, -1, reason.message)))
+            add(_encoded(tick, _REASON, reason.limit, reason.margin, -1, reason.message))
         return mask
 
 

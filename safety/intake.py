@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -109,10 +109,9 @@ class Intake:
             patience_ns: Oldest state to trust, where that is shorter than the profile's.
         """
         q, qd, effort, wrench = state.joint_position, state.joint_velocity, state.joint_effort, state.wrench
-        for name, values in zip(_PER_JOINT, (q, qd, effort), strict=True):
+        for values in (q, qd, effort):
             if getattr(values, "shape", None) != self._shape:
-                expected = f"{self._shape[0]} values, one for each joint"
-                return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found {np.shape(values)}")
+                return self._misshapen(q, qd, effort)
         position, quaternion = state.ee_pose.position, state.ee_pose.quaternion
         # Squares: one NaN or infinity anywhere, and the sum is not finite.
         far, fast = float(q.dot(q)), float(qd.dot(qd))
@@ -183,6 +182,15 @@ class Intake:
         norm = math.hypot(*numbers)
         message = f"expected {command.mode.value} values with a norm of at most {largest:g}, found {norm:g}"
         return reason(Fault.COMMAND_MAGNITUDE, message, largest - norm)
+
+    def _misshapen(self, *per_joint: object) -> SafetyReason:
+        expected = f"{self._shape[0]} values, one for each joint"
+        name, found = next(
+            (name, np.shape(cast(Any, values)))
+            for name, values in zip(_PER_JOINT, per_joint, strict=True)
+            if getattr(values, "shape", None) != self._shape
+        )
+        return reason(Fault.STATE_SHAPE, f"{name}: expected {expected}, found {found}")
 
     @staticmethod
     def _late(fault: Fault, what: str, age_ns: int, allowed_ms: float) -> SafetyReason:

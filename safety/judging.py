@@ -7,7 +7,8 @@ A limit of a class that the call does not know is asked itself.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,6 +60,7 @@ _READ = (
 _PLACES = (kernel.POSITION, kernel.BOX, kernel.SELF, kernel.KEEP_OUT, kernel.POLYTOPE, kernel.CONE)
 _NO_ROWS = rows_of([], [], [], [])
 _UNSERVOED = -1.0
+_JUDGE: Callable[..., tuple[int, float, float]] = kernel.judge
 
 
 class Verdict(NamedTuple):
@@ -91,6 +93,9 @@ class Judge:
         self._blow = math.nan
         self._layout, self._margins = np.zeros(5), np.zeros(kernel.SLOTS)
         self._rates, self._swept = np.zeros(0), np.zeros((2, 0, 3))
+        # Of the start that was asked for last.
+        self._asked: MotionFactory | None = None
+        self._arguments: tuple[Any, ...] = ()
         for limit in limits.every:
             self._read(limit)
 
@@ -140,6 +145,12 @@ class Judge:
     ) -> tuple[int, float, float]:
         if not velocity.flags.writeable:
             velocity = velocity.copy()  # compiled code takes writable arrays only
+        if factory is not self._asked:  # a tick that is slowed down is judged three times
+            self._asked, self._arguments = factory, self._read_tick(factory)
+        return _JUDGE(*self._arguments, velocity, fraction, gentle, jerky, every)
+
+    def _read_tick(self, factory: MotionFactory) -> tuple[Any, ...]:
+        """The kernel's arguments that all motions from one start share."""
         points, jacobian = factory.geometry
         mass, factor, bias, _ = factory.dynamics
         hull, contact = factory.hull, factory.contact
@@ -151,7 +162,7 @@ class Judge:
         into = contact.into if contact.into.flags.writeable else self._nowhere
         if len(self._rates) != len(jacobian):
             self._rates, self._swept = np.zeros(len(jacobian)), np.zeros((2, len(points), 3))
-        return kernel.judge(
+        return (
             *factory.kinematics.tables,
             self._joints,
             self._settings,
@@ -176,18 +187,13 @@ class Judge:
             self._blow,
             lead,
             press,
-            velocity,
             self._rates,
             self._swept,
             self._layout,
             self._margins,
             contact.force_size,
             lead_force,
-            fraction,
             factory.dt,
-            gentle,
-            jerky,
-            every,
         )
 
     def motion(self, factory: MotionFactory, velocity: FloatArray, *, gentle: bool) -> Motion:

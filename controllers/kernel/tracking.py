@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 
 from controllers.compiled import compiled
+from controllers.types import FloatArray
 
+Floats = tuple[float, ...]  # of three values, where handed in
 Triple = tuple[float, float, float]
 Quadruple = tuple[float, float, float, float]
 
@@ -18,7 +20,7 @@ _SMALL_ANGLE = 1e-8
 
 
 @compiled
-def square(v: Triple) -> float:
+def square(v: Floats) -> float:
     """Squared norm, with the compensation of rounding errors that Python's ``sum`` of floats has."""
     total, lost = v[0] * v[0], 0.0
     for i in range(1, 3):
@@ -31,9 +33,9 @@ def square(v: Triple) -> float:
 
 @compiled
 def bounded(
-    velocity: Triple,
-    acceleration: Triple,
-    wanted: Triple,
+    velocity: Floats,
+    acceleration: Floats,
+    wanted: Floats,
     max_speed: float,
     max_acceleration: float,
     max_jerk: float,
@@ -53,7 +55,7 @@ def bounded(
     left = 1.0 - step / size if size > step else 0.0
     back = (a * left, b * left, c * left)
     ceiling = max_speed * max_speed
-    moved, tried = velocity, after
+    moved = tried = after
     for quarters in range(5, -1, -1):
         if quarters == 0:
             tried = back
@@ -110,12 +112,28 @@ def turned(quaternion: Quadruple, turn: Triple) -> Quadruple:
 
 
 @compiled
+def turned_along(quaternion: Quadruple, turns: FloatArray, out: FloatArray) -> None:
+    """An orientation that is turned by one rotation vector after the other, each as by :func:`turned`.
+
+    Args:
+        quaternion: Orientation at the start, wxyz.
+        turns: (k, 3) rad, base frame; no turn where all three are zero.
+        out: (k, 4) output, the orientation after each turn.
+    """
+    for i in range(turns.shape[0]):
+        x, y, z = turns[i, 0], turns[i, 1], turns[i, 2]
+        if x != 0.0 or y != 0.0 or z != 0.0:
+            quaternion = turned(quaternion, (x, y, z))
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = quaternion
+
+
+@compiled
 def shifted(
-    position: Triple,
-    velocity: Triple,
-    acceleration: Triple,
-    goal: Triple,
-    goal_velocity: Triple,
+    position: Floats,
+    velocity: Floats,
+    acceleration: Floats,
+    goal: Floats,
+    goal_velocity: Floats,
     bandwidth: float,
     max_speed: float,
     max_acceleration: float,
@@ -157,10 +175,10 @@ def shifted(
 @compiled
 def swung(
     quaternion: Quadruple,
-    rate: Triple,
-    acceleration: Triple,
+    rate: Floats,
+    acceleration: Floats,
     goal: Quadruple,
-    goal_rate: Triple,
+    goal_rate: Floats,
     bandwidth: float,
     max_speed: float,
     max_acceleration: float,

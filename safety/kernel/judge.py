@@ -87,15 +87,15 @@ def judge(
     strongest: float,
     lead: FloatArray,
     press: FloatArray,
-    velocity: FloatArray,
     rates: FloatArray,
     swept: FloatArray,
     layout: FloatArray,
     margins: FloatArray,
     force_size: float,
     lead_force: float,
-    deceleration_fraction: float,
     dt: float,
+    velocity: FloatArray,
+    deceleration_fraction: float,
     gentle: bool,
     jerky: bool,
     every: bool,
@@ -147,15 +147,15 @@ def judge(
         strongest: sqrt(J), largest rate of a blow.
         lead: (n,) rad, of the servos.
         press: (3, n) N/rad.
-        velocity: (n,) rad/s, proposed.
         rates: (3 k + 3,) output, of :func:`motion.propose`.
         swept: (2, k, 3) output, m, of :func:`motion.propose`.
         layout: (5,) output: what :func:`motion.propose` returns.
         margins: (16,) output: margin of each limit, in its unit.
         force_size: N, measured on the tool.
         lead_force: N, of the present lead; negative where positions are not commanded.
-        deceleration_fraction: Of the acceleration, used by the stop.
         dt: s.
+        velocity: (n,) rad/s, proposed.
+        deceleration_fraction: Of the acceleration, used by the stop.
         gentle: Limits keep their standoff.
         jerky: Judge the jerk, too.
         every: Judge every limit; otherwise only until the first that objects.

@@ -262,3 +262,43 @@ def lag_margin(
         margin = min(margin, 1.0 - rate / most)
         slack = min(slack, (max(most, still) - rate) / most)
     return slack, margin
+
+
+@compiled
+def beyond(
+    lag: FloatArray,
+    change: FloatArray,
+    groups: int,
+    linear: float,
+    angular: float,
+    blow: float,
+    which: IntArray,
+    most: FloatArray,
+) -> int:
+    """The groups whose rate is larger on the way to a commanded velocity than it may be.
+
+    Args:
+        lag: (3 k, n + 1), of :func:`following`.
+        change: (3 k,) its first n columns times the velocity.
+        groups: Of rates at each moment.
+        linear: m/s, largest speed.
+        angular: rad/s, largest speed.
+        blow: sqrt(J), largest rate of a blow.
+        which: (k,) output, the first of them: numbers of these groups.
+        most: (k,) output, the first of them: how large each may be; what it is at rest, where that is more.
+
+    Returns:
+        How many there are.
+    """
+    n, count = lag.shape[1] - 1, 0
+    for group in range(change.shape[0] // 3):
+        kind = group % groups
+        bound = linear if kind == 0 else angular if kind == 1 else blow
+        x, y, z = lag[3 * group, n], lag[3 * group + 1, n], lag[3 * group + 2, n]
+        u, v, w = x + change[3 * group], y + change[3 * group + 1], z + change[3 * group + 2]
+        # The order of each sum is that of numpy's ``einsum``, by which episodes were recorded before.
+        bound = max(bound, math.sqrt(x * x + y * y + z * z))
+        if math.sqrt(u * u + w * w + v * v) > bound:
+            which[count], most[count] = group, bound
+            count += 1
+    return count

@@ -21,6 +21,7 @@ from controllers.types import FloatArray
 from safety.motion import Motion
 
 _NO_SHARE = (1.0, 0.0)
+_FEW_ROWS = 8  # so few are looked at one by one sooner than by numpy
 
 
 class Inequalities(NamedTuple):
@@ -106,8 +107,12 @@ def scale_interval(constraint: Inequalities | VelocityBox, velocity: FloatArray)
                 return _NO_SHARE
         return lowest, highest
     rates, bounds = constraint.A.dot(velocity), constraint.b
-    for row in np.flatnonzero((rates > bounds) | (bounds < 0.0)).tolist():
-        rate, bound = float(rates[row]), float(bounds[row])
+    if len(bounds) > _FEW_ROWS:
+        biting = np.flatnonzero((rates > bounds) | (bounds < 0.0))
+        rates, bounds = rates[biting], bounds[biting]
+    for rate, bound in zip(rates.tolist(), bounds.tolist(), strict=True):
+        if not (rate > bound or bound < 0.0):
+            continue
         if rate > 0.0:
             highest = min(highest, bound / rate)
         elif rate < 0.0:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from controllers.types import FloatArray
-from safety.kernel.lag import SPEEDS, lag_margin
+from safety.kernel.lag import SPEEDS, beyond, lag_margin
 from safety.limits.base import Inequalities, Judgement
 from safety.motion import Motion
 
@@ -40,6 +40,9 @@ class ServoLagLimit:
         """
         self.linear, self.angular = linear, angular
         self.blow = math.sqrt(2.0 * energy)  # as a rate: see ``Lag``
+        self._which, self._most = np.zeros(0, dtype=np.int64), np.zeros(0)  # scratch
+        still = np.zeros((0, 1))  # few ticks need it: it is compiled ahead of the first of them
+        beyond(still, np.zeros(0), SPEEDS, linear, angular, self.blow, self._which, self._most)
 
     def judge(self, motion: Motion) -> Judgement:
         """The highest rate at some moments while the servos follow decides."""
@@ -50,25 +53,22 @@ class ServoLagLimit:
 
     def inequalities(self, motion: Motion) -> Inequalities:
         """For each moment, the half-space that touches the ball of allowed rates where the motion leaves it."""
-        n = motion.velocity.shape[0]
+        velocity = motion.velocity
+        n = velocity.shape[0]
+        lag, groups = motion.lag
+        ahead, rest = lag[:, :n], lag[:, n]
         rows: list[FloatArray] = [np.zeros(n)]
         bounds = [1.0]
-        lag, groups = motion.lag
-        rests = lag[:, n].reshape(-1, 3)
-        rates = rests + lag[:, :n].dot(motion.velocity).reshape(-1, 3)
-        kinds = np.minimum(np.arange(len(rests)) % groups, SPEEDS)
-        most = np.maximum(np.array((self.linear, self.angular, self.blow))[kinds], _sizes(rests))
-        for group in np.flatnonzero(_sizes(rates) > most).tolist():
-            own = lag[3 * group : 3 * group + 3]
-            row, bound = _leaving(own[:, :n], own[:, n], motion.velocity, float(most[group]))
+        if len(self._which) < len(lag):
+            self._which, self._most = np.zeros(len(lag), dtype=np.int64), np.zeros(len(lag))
+        which, most = self._which, self._most
+        count = beyond(lag, ahead.dot(velocity), groups, self.linear, self.angular, self.blow, which, most)
+        for group, size in zip(which[:count].tolist(), most[:count].tolist(), strict=True):
+            own = slice(3 * group, 3 * group + 3)
+            row, bound = _leaving(ahead[own], rest[own], velocity, size)
             rows.append(row)
             bounds.append(bound)
         return Inequalities(np.array(rows), np.array(bounds))
-
-
-def _sizes(rates: FloatArray) -> FloatArray:
-    """Lengths (k,) of vectors (k, 3)."""
-    return np.sqrt(np.einsum("ij,ij->i", rates, rates))
 
 
 def _leaving(ahead: FloatArray, rest: FloatArray, velocity: FloatArray, most: float) -> tuple[FloatArray, float]:
@@ -80,11 +80,11 @@ def _leaving(ahead: FloatArray, rest: FloatArray, velocity: FloatArray, most: fl
         velocity: (n,) rad/s, whose rate is outside.
         most: Radius.
     """
-    change = ahead @ velocity
-    square, half = float(change @ change), float(rest @ change)
-    room = max(most * most - float(rest @ rest), 0.0)
+    change = ahead.dot(velocity)
+    square, half = float(change.dot(change)), float(rest.dot(change))
+    room = max(most * most - float(rest.dot(rest)), 0.0)
     root = math.sqrt(half * half + square * room)
     share = room / (half + root) if half > 0.0 else (root - half) / square  # two forms of one root, without cancelling
     touching = rest + change * (share * _ROUNDING)
-    row = touching @ ahead
-    return row, max(float(row @ velocity) * share * _ROUNDING, 0.0)
+    row = touching.dot(ahead)
+    return row, max(float(row.dot(velocity)) * share * _ROUNDING, 0.0)

@@ -13,7 +13,7 @@ from controllers.kernel.tracking import bounded, shifted, swung, turned
 from controllers.reference import Reference, TrackerOptions, at_rest, bounded_step, resting_point, track
 from controllers.spatial import quaternion_from_rotation_vector, rotate_by_vector, rotation_difference
 from controllers.types import frozen_array
-from controllers.waypoints import PathPoint, triple
+from controllers.waypoints import PathPoint
 
 DT = 0.005
 ROUNDING = 1.0 + 1e-9
@@ -135,7 +135,8 @@ def test_compiled_steps_are_the_same_arithmetic(seed: int) -> None:
         led = tuple(rotate_by_vector(np.array(here), np.array(velocity) * DT).tolist())
         assert swung(here, rate, change, there, goal_rate, 10.0, *ceilings, DT) == (led, velocity, acceleration)
         assert turned(here, goal) == tuple(rotate_by_vector(np.array(here), np.array(goal)).tolist())
-        rate, change = triple(after[0]), triple(after[1])
+        (u, v, w), (a, b, c) = after
+        rate, change = (u, v, w), (a, b, c)
 
 
 def test_an_orientation_that_is_lost_is_an_error() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from controllers.types import CommandMode, FloatArray
 from safety.kernel.dynamics import blow
-from safety.kernel.lag import blow_rows
+from safety.kernel.lag import SPEEDS, beyond, blow_rows
 from safety.lag import Servos
 from safety.limits import ServoLagLimit
 from safety.motion import Motion
@@ -110,6 +110,24 @@ def test_the_share_that_inequalities_give_is_admitted(name: str, seed: int, posi
     share = share_of(limit, motion)
     assert limit.judge(factory.motion(start.velocity * share)).slack >= -1e-9
     assert limit.judge(factory.motion(start.velocity * 0.0)).slack >= 0.0
+
+
+@given(seed=seeds)
+def test_rates_beyond_their_bounds_are_found(seed: int) -> None:
+    """What a motion may be is what it is at rest, where that is too much already."""
+    rng = np.random.default_rng(seed)
+    groups = SPEEDS + 2
+    lag, velocity = rng.normal(size=(3 * groups * 4, 8)), rng.normal(size=7)
+    lag *= rng.uniform(0.01, 1.0)
+    change = lag[:, :7] @ velocity
+    which, most = np.zeros(groups * 4, dtype=np.int64), np.zeros(groups * 4)
+    count = beyond(lag, change, groups, 0.5, 2.0, 1.4, which, most)
+    rest = np.linalg.norm(lag[:, 7].reshape(-1, 3), axis=1)
+    bounds = np.maximum(np.tile([0.5, 2.0, 1.4, 1.4], 4), rest)
+    rates = np.linalg.norm((lag[:, 7] + change).reshape(-1, 3), axis=1)
+    found = np.flatnonzero(rates > bounds)
+    assert which[:count].tolist() == found.tolist()
+    assert most[:count] == pytest.approx(bounds[found])
 
 
 @every_arm

@@ -84,8 +84,9 @@ class TokenActionDecoder:
                 RejectionReason.WRONG_SHAPE, f"expected tokens of shape {self._shape}, found {tokens.shape}"
             )
         bins = self._tokenizer.token_bins(tokens, self._spec)
-        action = self._table[bins + self._offsets]
-        if action.sum() != action.sum():  # NaN, and ten times faster than isnan().any()
+        action = self._table.take(bins + self._offsets)
+        total = action.sum()
+        if total != total:  # NaN, and ten times faster than isnan().any()
             row, dim = np.argwhere(np.isnan(action))[0]
             value = self._tokenizer.action_table(self._spec)[dim, bins[row, dim]]
             raise _bounds_error(self._spec, int(row), int(dim), float(value))
