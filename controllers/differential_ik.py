@@ -116,7 +116,7 @@ class DifferentialIK:
             values = start + self._approach(start, target, dt) * dt
         else:
             values = self._follow(start, target, dt)
-        values.flags.writeable = False
+        values.setflags(write=False)
         return JointCommand(CommandMode.POSITION, values, target.gripper_opening, state.stamp_ns)
 
     def hold(self, state: RobotState) -> JointCommand:

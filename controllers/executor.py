@@ -207,7 +207,8 @@ class ChunkExecutor:
         """
         memory = self._obey(memory, inputs, feedback)
         mark = ReferenceMark(inputs.state.stamp_ns, memory.clock_s, memory.reference)
-        history = (*memory.history[1 - self._history_length :], mark)
+        # Added, not unpacked: every tick copies 300 marks, and unpacking would do it once more.
+        history = memory.history[1 - self._history_length :] + (mark,)  # noqa: RUF005
         asked = memory.request
         if asked is not None and asked.stamp_ns < 0:  # its observation is taken before this tick
             asked = Request(asked.row, asked.prefix, inputs.state.stamp_ns)
@@ -226,20 +227,20 @@ class ChunkExecutor:
         if request:
             delay_rows = estimated_delay(memory.delays, self.chunking.delay) * self._rows_per_tick * pace
             asked = self.strategy.request(memory.plan, phase, delay_rows)
-        # Spelled out, because _replace costs a microsecond at each tick.
+        # Spelled out and by position, because _replace and keywords cost a microsecond at each tick.
         memory = ExecutorState(
-            reference=reference,
-            gripper_opening=gripper,
-            clock_s=clock,
-            plan=memory.plan,
-            rest=memory.rest,
-            history=history,
-            newest_stamp_ns=memory.newest_stamp_ns,
-            requested_ns=inputs.now_ns if request else memory.requested_ns,
-            request=asked,
-            delays=memory.delays,
-            pace=pace,
-            holding=memory.holding,
+            reference,
+            gripper,
+            clock,
+            memory.plan,
+            memory.rest,
+            history,
+            memory.newest_stamp_ns,
+            inputs.now_ns if request else memory.requested_ns,
+            asked,
+            memory.delays,
+            pace,
+            memory.holding,
         )
         report = ExecutorReport(self._status(memory, phase), memory.chunk_id, phase, rejections, accepted)
         return memory, self._target(memory), report, request

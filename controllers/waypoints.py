@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -141,7 +141,8 @@ def slowed(point: PathPoint, pace: float) -> PathPoint:
 
 def quadruple(quaternion: FloatArray) -> Quadruple:
     """An orientation (4,) wxyz as a tuple."""
-    return cast(Quadruple, tuple(quaternion.tolist()))
+    w, x, y, z = quaternion.tolist()
+    return w, x, y, z
 
 
 def orientation(quaternion: Quadruple) -> FloatArray:

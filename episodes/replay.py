@@ -359,7 +359,8 @@ class _Run(Generic[LoopStateT]):
         index = self._index
         try:
             for index in range(self._index, len(decoder)):
-                if decoder.tick(index) >= until:
+                tick = decoder.tick(index)
+                if tick >= until:
                     break
                 if robot is None:
                     state, digest = decoder.state(index), decoder.physics_digest(index)
@@ -369,9 +370,7 @@ class _Run(Generic[LoopStateT]):
                         state = replace(state, stamp_ns=decoder.stamp_ns(index))
                 if self._state is None:
                     self._state = loop.initial(state)
-                inputs = TickInputs(
-                    decoder.tick(index), decoder.now_ns(index), state, decoder.arrivals(index), decoder.events(index)
-                )
+                inputs = TickInputs(tick, decoder.now_ns(index), state, decoder.arrivals(index), decoder.events(index))
                 self._state, outputs = loop.tick(self._state, inputs)
                 packer.pack(inputs, outputs, digest, *decoder.write_stamps(index))
                 if packer.full:

@@ -142,6 +142,7 @@ class ContactSense:
             force: The ceilings.
         """
         self._static, self._ceiling = force.command_lead_n, force.quasi_static_n
+        self._noticed = min(_FELT_N, _ONSET * self._ceiling)  # N, from which on the speed into a contact matters
         self._kinematics = kinematics
         self._damping = kinematics.damping.copy()
         self._has_servos = description.servo is not None
@@ -210,7 +211,7 @@ class ContactSense:
             )
             servo = ServoLead(self._qd.copy(), lead, matrix, pressing, excess, yielding)
         speed, allowed = 0.0, math.inf
-        if size > min(_FELT_N, _ONSET * self._ceiling):
+        if size > self._noticed:
             speed = float(into.dot(self._qd))
             share = min((self._ceiling - size) / ((1.0 - _ONSET) * self._ceiling), 1.0)
             if size > _ONSET * self._ceiling:

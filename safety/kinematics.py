@@ -141,7 +141,8 @@ class SafetyKinematics:
         self.tables = (self._chain.links, self._points.link, self._points.offset, self._bounds, self._swept)
         self.damping = frozen_array(self._chain.links[:, chain.DAMPING])
         self.tool_mass, self._sensor_link, self._sensor = _wrench_sensor(description, self._chain)
-        self._tool_link = int(sites.link[0])
+        # What the wrist carries: the sensor's link, the end effector's, the weight beyond the sensor, N.
+        self._tool = (self._sensor_link, int(sites.link[0]), self.tool_mass * GRAVITY_M_S2)
         self._mount, self._reading = _mount(description, self._sensor), np.zeros(6)
         self.tool_points = tuple(
             point for point, link in enumerate(sites.link.tolist()) if link == self._sensor_link or point == 0
@@ -266,9 +267,7 @@ class SafetyKinematics:
         self._q[:] = q
         self._reading[:] = reading
         out = np.empty(6)
-        weight = self.tool_mass * GRAVITY_M_S2
-        links = (self._sensor_link, self._tool_link)
-        external_wrench(self._chain.links, self._q, self._swept, self._mount, *links, weight, self._reading, out)
+        external_wrench(self._chain.links, self._q, self._swept, self._mount, *self._tool, self._reading, out)
         return out
 
     def sensor_rotation(self, q: FloatArray) -> FloatArray:
