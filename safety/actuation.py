@@ -16,8 +16,10 @@ from safety.limits import JointAccelerationLimit
 from safety.profile import SafetyProfile
 from safety.torque import TorqueMap
 
-# How fast a torque-driven joint that has drifted out of its range is drawn back in, 1/s.
-_DRAWN_IN_1_S = 2.0
+# How fast a joint that has drifted out of its range is drawn back in, 1/s, by torques and by velocities.
+_DRAWN_IN_1_S, _BROUGHT_IN_1_S = 2.0, 5.0
+# A joint that is farther out of its range than this is being pushed there, rad.
+_PUSHED_OUT_RAD = 0.001
 # Keeps what is taken off a velocity finite where the arm cannot move into what it touches, m^2/rad^2 over N m/rad.
 _LEAST_GIVE = 1e-6
 
@@ -106,6 +108,10 @@ class Actuation:
         """
         start, dt = tick.start, tick.dt
         if tick.mode is CommandMode.VELOCITY:
+            beyond = tick.place - np.clip(tick.place, self._lower, self._upper)
+            if max(np.abs(beyond).tolist()) > _PUSHED_OUT_RAD:
+                # Told to stand, a weak servo gives way to what the other joints press with: it alone may move.
+                return Demand(values, -_BROUGHT_IN_1_S * beyond, (), True)
             return Demand(values, values)
         if tick.mode is CommandMode.TORQUE:
             reasons: tuple[SafetyReason, ...] = ()

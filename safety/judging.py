@@ -131,6 +131,10 @@ class Judge:
     def clearance(self, factory: MotionFactory) -> float:
         """How far inside the limits of place the arm stands, in shares of their scales; negative outside."""
         self._ask(factory, np.zeros(self._n), 1.0, False, False, True)
+        return self.clearance_judged()
+
+    def clearance_judged(self) -> float:
+        """The same of the motion that was judged last by :meth:`every`, its stop included."""
         return min(
             (
                 float(self._margins[slot] / self._settings[slot, kernel.SCALE])

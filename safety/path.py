@@ -101,11 +101,11 @@ class PathChooser:
         reasons = _with(reasons, *verdict.objecting[0])
         return Choice(stop.velocity, reasons, _progress(stop.velocity, asked), stop.min_margin)
 
-    def stoppable(self, factory: MotionFactory) -> bool:
-        """Whether the stop from the last velocity stays inside every limit."""
+    def stoppable(self, factory: MotionFactory) -> tuple[bool, float]:
+        """Whether the stop from the last velocity is allowed, and the clearance that it leaves."""
         verdict = self._judge.every(factory, factory.previous_velocity, 1.0, gentle=False)
         changes = (self._velocity, self._acceleration)
-        return all(limit in changes for limit, _ in verdict.objecting)
+        return all(limit in changes for limit, _ in verdict.objecting), self._judge.clearance_judged()
 
     def clearance(self, factory: MotionFactory) -> float:
         """How far inside the limits of place the arm stands, in shares of their scales; negative outside."""

@@ -82,6 +82,10 @@ class Yielding:
         It goes on with the arm's own velocity if it can be stopped from that, and otherwise stands still.
         """
         viewer, chooser, start = self._viewer, self._chooser, view.tick.start
+        moved = viewer.moved(view, position, sensed)
+        stoppable, clearance = chooser.stoppable(viewer.factory(memory, moved))
+        if stoppable and clearance >= 0.0:
+            return moved
         room = min(chooser.clearance(viewer.factory(memory, view)), 0.0)
         for share in _SHARES_FOLLOWED:
             moved = viewer.moved(view, start + share * (position - start), sensed)
@@ -89,7 +93,7 @@ class Yielding:
                 break
         else:
             moved = viewer.moved(view, start, sensed)
-        return moved if chooser.stoppable(viewer.factory(memory, moved)) else _standing(moved)
+        return moved if chooser.stoppable(viewer.factory(memory, moved))[0] else _standing(moved)
 
     def retreating(self, supervision: Supervision, view: View) -> Supervision:
         """Begin to withdraw where it is a contact force that has tripped a protective stop."""
@@ -119,7 +123,7 @@ class Yielding:
             return view
         why = SafetyReason("contact_force", -excess, _DRIVE_GIVES_WAY)
         view = view._replace(tick=view.tick._replace(previous=kept), reasons=(why,))
-        return view if self._chooser.stoppable(self._viewer.factory(memory, view)) else _standing(view)
+        return view if self._chooser.stoppable(self._viewer.factory(memory, view))[0] else _standing(view)
 
 
 def _standing(view: View) -> View:
