@@ -130,7 +130,7 @@ def test_a_disk_that_stays_full_loses_the_last_ticks_and_says_how_many(disk: Sma
         "left on device; make room or choose another folder; open_episode reads what was written before"
     )
     episode = open_episode(writer.path)
-    assert 0 < lost < ticks
+    assert 0 < lost <= ticks  # a busy recorder may not have written any before
     assert_ticks(episode, ticks - lost)
     (fault,) = episode.manifest.log_faults
     assert (fault.first_tick, fault.lost_ticks) == (ticks - lost, lost)
