@@ -27,7 +27,7 @@ from ros_nodes.graph import GraphError, NodeName, ParameterValue
 from ros_nodes.qos import profile
 from ros_nodes.records import CONTROL_LABEL, SAFETY_LABEL, ControlTick, SafetyTick, unpack_control_tick
 from ros_nodes.records import unpack_safety_tick as unpack_safety
-from ros_nodes.topics import Service, Topic
+from ros_nodes.topics import Qos, Service, Topic
 
 T = TypeVar("T")
 _TRANSITIONS = {
@@ -59,9 +59,29 @@ class GraphClient:
         received_ns: Monotonic time at which each entry of ``safety`` came.
     """
 
-    def __init__(self, *, namespace: str = "", control: bool = False, joints: bool = False) -> None:
-        """Listen to what is asked for; entering the context starts."""
-        self._namespace, self._control, self._joints = namespace, control, joints
+    def __init__(
+        self,
+        *,
+        namespace: str = "",
+        control: bool = False,
+        joints: bool = False,
+        on_safety: Callable[[SafetyTick, int], None] | None = None,
+        on_control: Callable[[ControlTick, int], None] | None = None,
+        patience: int = 0,
+    ) -> None:
+        """Listen to what is asked for; entering the context starts.
+
+        Args:
+            namespace: Of the graph.
+            control: Keep the control node's ticks.
+            joints: Keep the joint states' stamps and speeds.
+            on_safety: Takes each safety tick, with the monotonic time in ns at which it came, instead of the lists,
+                which grow for as long as the client runs.
+            on_control: The same for control ticks.
+            patience: Ticks of each kind that may wait for this process before the oldest are lost; 0 for the topics'.
+        """
+        self._namespace, self._control, self._joints = namespace, control or on_control is not None, joints
+        self._safety_taken, self._control_taken, self._patience = on_safety, on_control, patience
         self.safety: list[SafetyTick] = []
         self.received_ns: list[int] = []
         self.control: list[ControlTick] = []
@@ -75,12 +95,12 @@ class GraphClient:
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self._node = rclpy.create_node("graph_client", namespace=self._namespace, context=self._context)
-        self._subscribe(topics.SAFETY_TICK, UInt8MultiArray, self._on_safety)
+        self._subscribe(topics.SAFETY_TICK, UInt8MultiArray, self._on_safety, self._tick_qos(topics.SAFETY_TICK))
         self._subscribe(topics.DIAGNOSTICS, DiagnosticArray, self._on_diagnostics)
         self._subscribe(topics.TASK_INSTRUCTION, String, self._on_instruction)
         self._subscribe(topics.TASK_SUCCESS, Bool, self._on_success)
         if self._control:
-            self._subscribe(topics.CONTROL_TICK, UInt8MultiArray, self._on_control)
+            self._subscribe(topics.CONTROL_TICK, UInt8MultiArray, self._on_control, self._tick_qos(topics.CONTROL_TICK))
         if self._joints:
             self._subscribe(topics.JOINT_STATES, JointState, self._on_joints)
         self._say = self._node.create_publisher(String, topics.INSTRUCTION.name, profile(topics.INSTRUCTION.offered))
@@ -105,17 +125,33 @@ class GraphClient:
             if self._context.ok():
                 raise
 
-    def _subscribe(self, topic: Topic, kind: type[Any], callback: Callable[[Any], None]) -> None:
-        self._node.create_subscription(kind, topic.name, callback, profile(topic.requested))
+    def _subscribe(
+        self, topic: Topic, kind: type[Any], callback: Callable[[Any], None], qos: Qos | None = None
+    ) -> None:
+        self._node.create_subscription(kind, topic.name, callback, profile(qos or topic.requested))
+
+    def _tick_qos(self, topic: Topic) -> Qos:
+        """What is asked for ticks: with patience only what comes from now on, since who watches needs no past."""
+        return Qos(depth=self._patience) if self._patience else topic.requested
 
     # ------------------------------------------------------------------------------------------- what it hears
 
     def _on_safety(self, message: UInt8MultiArray) -> None:
-        self.received_ns.append(time.monotonic_ns())
-        self.safety.append(unpack_safety(record_data(message, SAFETY_LABEL)))
+        received = time.monotonic_ns()
+        tick = unpack_safety(record_data(message, SAFETY_LABEL))
+        if self._safety_taken is not None:
+            self._safety_taken(tick, received)
+            return
+        self.received_ns.append(received)
+        self.safety.append(tick)
 
     def _on_control(self, message: UInt8MultiArray) -> None:
-        self.control.append(unpack_control_tick(record_data(message, CONTROL_LABEL)))
+        received = time.monotonic_ns()
+        tick = unpack_control_tick(record_data(message, CONTROL_LABEL))
+        if self._control_taken is not None:
+            self._control_taken(tick, received)
+            return
+        self.control.append(tick)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

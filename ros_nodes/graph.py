@@ -41,9 +41,13 @@ class NodeName(Enum):
         return f"ros_nodes.{self.value}"
 
 
-# Safety comes before control. The simulation only gets a larger share: three Python processes with real-time priority
-# come near the 95% of a core that Linux grants such processes, and are then stopped for 50 ms.
-PRIORITIES: Mapping[NodeName, int] = MappingProxyType({NodeName.SAFETY: 60, NodeName.CONTROL: 50})
+# Safety comes before control, and both before the simulated robot, which is as punctual as a robot's drives only with a
+# priority of its own: niceness alone let it wait 10 to 75 ms for the processor on a loaded machine. Together the three
+# need about 60% of one core, well below the 95% that Linux grants such processes.
+PRIORITIES: Mapping[NodeName, int] = MappingProxyType(
+    {NodeName.SAFETY: 60, NodeName.CONTROL: 50, NodeName.ROBOT_SIM: 40}
+)
+# For the threads without that priority (rendering), and where it is not granted.
 NICENESS: Mapping[NodeName, int] = MappingProxyType({NodeName.ROBOT_SIM: -15})
 # Parameters that differ from the nodes' own defaults when the graph is started as a whole.
 COMMON: Mapping[str, ParameterValue] = MappingProxyType({"autostart": True})

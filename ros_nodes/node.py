@@ -44,6 +44,7 @@ from ros_nodes.topics import Qos, Topic
 _DIAGNOSTICS_NS = 200_000_000
 _IDLE_S = 0.05
 _CLOCK_SAMPLES = 5
+_MESSAGES_WHEN_BEHIND = 8
 _NOTED_NS = 10_000_000_000
 _PR_SET_PDEATHSIG = 1
 
@@ -402,11 +403,18 @@ def run(make: Callable[[], GraphNode], arguments: list[str] | None = None) -> in
 
 def spin(node: GraphNode, executor: Executor, ended: Callable[[], bool]) -> None:
     """Call back for messages, and work when work is due, until ``ended``."""
+    worked = False
     while not ended():
         wake = node.wake_ns()
         remaining = _IDLE_S if wake is None else min((wake - time.monotonic_ns()) * 1e-9, _IDLE_S)
         if remaining > 0.0:
             executor.spin_once(timeout_sec=remaining)
-        if wake is not None and time.monotonic_ns() >= wake:
+        elif worked:
+            # Work that is due again at once must not shut out messages: a node that cannot keep up would never hear
+            # another command, and hold for want of what has long arrived.
+            for _ in range(_MESSAGES_WHEN_BEHIND):
+                executor.spin_once(timeout_sec=0.0)
+        worked = wake is not None and time.monotonic_ns() >= wake
+        if worked:
             node.work()
         node.publish_diagnosis()
