@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -29,7 +29,8 @@ from ros_nodes.records import CONTROL_LABEL, SAFETY_LABEL, ControlTick, SafetyTi
 from ros_nodes.records import unpack_safety_tick as unpack_safety
 from ros_nodes.topics import Qos, Service, Topic
 
-T = TypeVar("T")
+# Notes in the diagnostics are filed under the topic that they are about, e.g. "candidate_command deadline".
+_TOPIC_NAMES = frozenset(topic.name for topic in topics.TOPICS)
 _TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -40,12 +41,21 @@ _TRANSITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One diagnostic status, when it was said (graph time, ns) and its words."""
+    """One diagnostic status.
+
+    Attributes:
+        node: Who said it.
+        stamp_ns: When, graph time.
+        level: Level of ``DiagnosticStatus``.
+        words: Its message and what was noted of its topics: what is so now.
+        values: All of its numbers and notes by name, counts since activation among them.
+    """
 
     node: str
     stamp_ns: int
     level: int
     words: str
+    values: Mapping[str, str]
 
 
 class GraphClient:
@@ -155,10 +165,12 @@ class GraphClient:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            values = "; ".join(f"{item.key}: {item.value}" for item in status.values if item.value)
+            values = {item.key: item.value for item in status.values}
+            notes = [f"{key}: {words}" for key, words in values.items() if key.split(" ")[0] in _TOPIC_NAMES]
             level = int.from_bytes(status.level, "little")
-            words = f"{status.message}; {values}"
-            self.heard.append(Heard(status.name.rpartition("/")[2], stamp_ns(message.header.stamp), level, words))
+            words = "; ".join((status.message, *notes))
+            node = status.name.rpartition("/")[2]
+            self.heard.append(Heard(node, stamp_ns(message.header.stamp), level, words, values))
 
     def _on_joints(self, message: JointState) -> None:
         speed = max((abs(value) for value in message.velocity), default=0.0)

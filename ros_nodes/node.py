@@ -363,6 +363,9 @@ def run(make: Callable[[], GraphNode], arguments: list[str] | None = None) -> in
             os.nice(own.niceness)
             # Linux shares the processor between sessions first, and within them by niceness.
             Path("/proc/self/autogroup").write_text(str(own.niceness))
+    # Shared memory, the middleware's own choice on one machine, takes locks that all processes share: one that was
+    # killed while it held such a lock stopped the publishing of all others for three seconds. Sockets have none.
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     priority = own.realtime_priority
     grants = go_realtime(priority) if priority > 0 else None
     stop = _Stop()
