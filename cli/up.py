@@ -7,10 +7,13 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cli.output import console, print_json
 from ros_nodes.errors import require_rclpy
 from ros_nodes.graph import REPLAY, ROBOT, SIM, NodeName, NodeProcess, ParameterValue, Supervisor, nodes_of
+
+_LOG_TIMEOUT_MS = 500.0  # five heartbeats of the recorder
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Options:
     """Control ticks per second."""
     record: Path | None = Path("runs/ros")
     """Folder for the episodes; None records nothing."""
+    log_failure: Literal["continue", "hold"] = "continue"
+    """What the arm does while the recorder is silent or its log cannot be written."""
     mcap: bool = False
     """Also write each episode as a ROS 2 bag."""
     params: Path | None = None
@@ -111,12 +116,18 @@ def _processes(options: Options) -> tuple[NodeProcess, ...]:
         shared |= {"controller": options.controller, "rate_hz": options.rate_hz}
         own[NodeName.POLICY] = {"instruction": options.instruction}
         recording: dict[str, ParameterValue] = {"out": str(options.record), "task": options.task if options.sim else ""}
-        recording["mcap"] = options.mcap
+        recording |= {"mcap": options.mcap, "log_failure": options.log_failure}
         own[NodeName.RECORDER] = recording
         if options.sim:
             shared["use_sim_time"] = True
             own[NodeName.ROBOT_SIM] = {"task": options.task, "seed": options.seed}
             recording["seed"] = options.seed
+        if options.log_failure == "hold":
+            if options.record is None:
+                raise ValueError(
+                    "expected a folder in --record to hold for: without a recorder the arm would never move"
+                )
+            own[NodeName.SAFETY] = {"log_timeout_ms": _LOG_TIMEOUT_MS}
         if options.record is None:
             names = tuple(name for name in names if name is not NodeName.RECORDER)
     return nodes_of(names, shared, files=files, namespace=options.namespace, realtime=options.realtime, own=own)
