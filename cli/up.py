@@ -14,6 +14,7 @@ from ros_nodes.errors import require_rclpy
 from ros_nodes.graph import REPLAY, ROBOT, SIM, NodeName, NodeProcess, ParameterValue, Supervisor, nodes_of
 
 _LOG_TIMEOUT_MS = 500.0  # five heartbeats of the recorder
+_STOP_TIMEOUT_S, _BAG_TIMEOUT_S = 15.0, 600.0  # a bag is written at the end
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def main(options: Options) -> int:
         signal.signal(number, lambda *_: stop.set())
     processes = _processes(options)
     started = time.monotonic()
-    with Supervisor(processes, told=told) as graph:
+    stop_timeout_s = _BAG_TIMEOUT_S if options.mcap else _STOP_TIMEOUT_S
+    with Supervisor(processes, told=told, stop_timeout_s=stop_timeout_s) as graph:
         console.print(f"starting {', '.join(item.name.value for item in processes)}", highlight=False)
         graph.wait_active(options.start_timeout_s)
         started = time.monotonic()

@@ -134,6 +134,7 @@ class Supervisor:
         nodes: tuple[NodeProcess, ...],
         environment: Mapping[str, str] | None = None,
         told: Callable[[str], None] | None = None,
+        stop_timeout_s: float = 15.0,
     ) -> None:
         """Keep the settings; entering the context starts the processes.
 
@@ -141,6 +142,8 @@ class Supervisor:
             nodes: What to start, in this order.
             environment: Variables to set, such as ROS_DOMAIN_ID.
             told: Called with a line about each change.
+            stop_timeout_s: How long processes may take to end when they are told to; a recorder that writes bags takes
+                about as long as a few minutes' recording is.
         """
         self._nodes = nodes
         self._environment = {**os.environ, **(environment or {})}
@@ -148,6 +151,7 @@ class Supervisor:
         self._children: dict[NodeName, _Child] = {}
         self._changed = threading.Condition()
         self._stopping = False
+        self._stop_timeout_s = stop_timeout_s
 
     def __enter__(self) -> Supervisor:
         """Start every process; :meth:`wait_active` waits for them."""
@@ -218,14 +222,14 @@ class Supervisor:
         spec = replace(original, parameters={**original.parameters, **(parameters or {})})
         self._start(spec, child.restarts)
 
-    def stop(self, timeout_s: float = 15.0) -> None:
+    def stop(self) -> None:
         """Tell all to end, the later ones first, and end what does not."""
         self._stopping = True
         for child in reversed(self._children.values()):
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGCONT)
                 child.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + self._stop_timeout_s
         for child in self._children.values():
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))

@@ -36,6 +36,7 @@ from rosgraph_msgs.msg import Clock
 
 from controllers.realtime import go_realtime
 from ros_nodes import topics
+from ros_nodes.clock import GraphClock
 from ros_nodes.conversion import header, stamp_ns
 from ros_nodes.graph import BAD_INPUT, REFUSED
 from ros_nodes.qos import overridable, profile
@@ -43,7 +44,6 @@ from ros_nodes.topics import Qos, Topic
 
 _DIAGNOSTICS_NS = 200_000_000
 _IDLE_S = 0.05
-_CLOCK_SAMPLES = 5
 _MESSAGES_WHEN_BEHIND = 8
 _NOTED_NS = 10_000_000_000
 _PR_SET_PDEATHSIG = 1
@@ -65,36 +65,6 @@ class Diagnosis:
     level: Level
     message: str
     values: Mapping[str, str]
-
-
-class GraphClock:
-    """The graph's time: the monotonic clock, shifted once to where ROS stamps count from.
-
-    Stamps of different nodes can be compared, and time goes on evenly in each node, whoever else has died. A step of
-    the system's clock makes all foreign stamps stale or early: the graph holds until it is activated again.
-    """
-
-    def __init__(self) -> None:
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
-        self._samples = 0
-
-    def follow(self, clock_ns: int) -> bool:
-        """Take a sample of a simulated clock; True once there are enough.
-
-        The sample with the shortest way through the middleware counts.
-        """
-        offset = clock_ns - time.monotonic_ns()
-        self._offset_ns = offset if not self._samples else max(self._offset_ns, offset)
-        self._samples += 1
-        return self._samples >= _CLOCK_SAMPLES
-
-    def now_ns(self) -> int:
-        """Now."""
-        return time.monotonic_ns() + self._offset_ns
-
-    def at(self, monotonic_ns: int) -> int:
-        """A moment of the monotonic clock on this clock."""
-        return monotonic_ns + self._offset_ns
 
 
 class GraphNode(LifecycleNode):

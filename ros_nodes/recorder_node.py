@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rclpy.subscription import Subscription
@@ -39,6 +39,7 @@ from ros_nodes.records import (
     unpack_safety_tick,
 )
 from ros_nodes.stack_options import StackParameters
+from ros_nodes.topics import Durability
 from sim.stack import StackConfig, options_to_json
 
 _HEARTBEAT_NS = 100_000_000
@@ -123,7 +124,7 @@ class HalfRecorder:
         """Why ticks do not reach the disk, empty while they do."""
         if self._writer is None:
             return self.lost or "no episode is open"
-        return self._writer.trouble
+        return self.lost or self._writer.trouble
 
     def take(self, inputs: TickInputs, outputs: TickOutputs, sent_ns: int = UNKNOWN_STAMP) -> None:
         """One tick, and when its command was handed to the middleware.
@@ -136,6 +137,8 @@ class HalfRecorder:
             if self._next:
                 self.lost = f"tick {inputs.tick} came after tick {self._next - 1}"
                 self.close(f"records were lost: {self.lost}")
+            else:
+                self.lost = f"nothing is recorded: the first tick that came was {inputs.tick}, not 0"
             return
         self._writer.record_tick(inputs, outputs, b"", sent_ns)
         self._next += 1
@@ -166,6 +169,7 @@ class RecorderNode(GraphNode):
         self._listening: list[Subscription] = []
         self._instruction = ""
         self._observed = 0
+        self._asks_for_past = True
 
     def setup(self) -> None:
         """Subscribe."""
@@ -182,11 +186,15 @@ class RecorderNode(GraphNode):
             self._begin(half)
         self._observed = 0
         self._next_heartbeat = time.monotonic_ns()
-        # Only now: the history that the ticking nodes kept is read into open episodes.
-        history = topics.SAFETY_TICK.offered
+        # Only now: the history that the ticking nodes kept is read into open episodes. A second activation has heard
+        # the past already, and would record it again under another name.
+        ticks = topics.SAFETY_TICK.offered
+        if not self._asks_for_past:
+            ticks = replace(ticks, durability=Durability.VOLATILE)
+        self._asks_for_past = False
         self._listening = [
-            self.subscribe_to(topics.CONTROL_TICK, UInt8MultiArray, self._on_control),
-            self.subscribe_to(topics.SAFETY_TICK, UInt8MultiArray, self._on_safety, requested=history),
+            self.subscribe_to(topics.CONTROL_TICK, UInt8MultiArray, self._on_control, requested=ticks),
+            self.subscribe_to(topics.SAFETY_TICK, UInt8MultiArray, self._on_safety, requested=ticks),
             self.subscribe_to(topics.OBSERVATION, UInt8MultiArray, self._on_observation),
             self.subscribe_to(topics.INSTRUCTION, String, self._on_instruction),
         ]
