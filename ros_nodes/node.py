@@ -160,11 +160,6 @@ class GraphNode(LifecycleNode):
         self._taken.append((self.destroy_subscription, made))
         return made
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Destroy a subscription before cleanup does."""
-        self._taken = [(destroy, thing) for destroy, thing in self._taken if thing is not subscription]
-        self.destroy_subscription(subscription)
-
     def serve(self, name: str, kind: type[Any], answer: Callable[[Any, Any], Any]) -> None:
         """A service; destroyed at cleanup."""
         self._taken.append((self.destroy_service, self.create_service(kind, name, answer)))

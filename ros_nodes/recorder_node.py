@@ -10,10 +10,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from rclpy.subscription import Subscription
 from std_msgs.msg import Header, String, UInt8MultiArray
 
 from controllers.robot import load_robot
@@ -39,7 +38,6 @@ from ros_nodes.records import (
     unpack_safety_tick,
 )
 from ros_nodes.stack_options import StackParameters
-from ros_nodes.topics import Durability
 from sim.stack import StackConfig, options_to_json
 
 _HEARTBEAT_NS = 100_000_000
@@ -166,10 +164,11 @@ class RecorderNode(GraphNode):
         super().__init__("recorder_node")
         declare(self, RecorderOptions)
         self._halves: tuple[HalfRecorder, ...] = ()
-        self._listening: list[Subscription] = []
+        self._listening = False
         self._instruction = ""
         self._observed = 0
-        self._asks_for_past = True
+        # How far each half was heard. Who subscribes anew gets the kept past again, which is recorded already.
+        self._heard_ns = dict.fromkeys(Half, 0)
 
     def setup(self) -> None:
         """Subscribe."""
@@ -186,24 +185,17 @@ class RecorderNode(GraphNode):
             self._begin(half)
         self._observed = 0
         self._next_heartbeat = time.monotonic_ns()
-        # Only now: the history that the ticking nodes kept is read into open episodes. A second activation has heard
-        # the past already, and would record it again under another name.
-        ticks = topics.SAFETY_TICK.offered
-        if not self._asks_for_past:
-            ticks = replace(ticks, durability=Durability.VOLATILE)
-        self._asks_for_past = False
-        self._listening = [
-            self.subscribe_to(topics.CONTROL_TICK, UInt8MultiArray, self._on_control, requested=ticks),
-            self.subscribe_to(topics.SAFETY_TICK, UInt8MultiArray, self._on_safety, requested=ticks),
-            self.subscribe_to(topics.OBSERVATION, UInt8MultiArray, self._on_observation),
-            self.subscribe_to(topics.INSTRUCTION, String, self._on_instruction),
-        ]
+        # Only now: the history that the ticking nodes kept is read into open episodes. Until cleanup it stays so.
+        if not self._listening:
+            self._listening = True
+            history = topics.SAFETY_TICK.offered
+            self.subscribe_to(topics.CONTROL_TICK, UInt8MultiArray, self._on_control)
+            self.subscribe_to(topics.SAFETY_TICK, UInt8MultiArray, self._on_safety, requested=history)
+            self.subscribe_to(topics.OBSERVATION, UInt8MultiArray, self._on_observation)
+            self.subscribe_to(topics.INSTRUCTION, String, self._on_instruction)
 
     def halt(self) -> None:
         """Close both episodes."""
-        for subscription in self._listening:
-            self.unsubscribe(subscription)
-        self._listening.clear()
         for half in self._halves:
             half.close("recorder deactivated")
             for path in half.finished:
@@ -211,6 +203,10 @@ class RecorderNode(GraphNode):
                 if current(self, RecorderOptions).mcap:
                     self._write_bag(path)
             half.finished.clear()
+
+    def teardown(self) -> None:
+        """Subscriptions end with this."""
+        self._listening = False
 
     def _write_bag(self, path: Path) -> None:
         try:
@@ -246,6 +242,11 @@ class RecorderNode(GraphNode):
         self._take(self._safety, tick.inputs, outputs, tick.published_ns)
 
     def _take(self, half: HalfRecorder, inputs: TickInputs, outputs: TickOutputs, sent_ns: int) -> None:
+        if inputs.now_ns <= self._heard_ns[half.half]:
+            return
+        self._heard_ns[half.half] = inputs.now_ns
+        if not self.active:
+            return
         try:
             if inputs.tick == 0 and (half.writer is None or half.ticks):
                 self._begin(half)
@@ -255,7 +256,7 @@ class RecorderNode(GraphNode):
 
     def _on_observation(self, message: UInt8MultiArray) -> None:
         writer = self._control.writer
-        if writer is None:
+        if writer is None or not self.active:
             return
         try:
             writer.record_observation(unpack_observation(record_data(message, OBSERVATION_LABEL)))

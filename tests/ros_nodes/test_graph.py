@@ -151,7 +151,7 @@ def test_a_silent_recorder_holds_the_arm_until_it_is_back(domain: dict[str, str]
         # Wide, so that a busy machine's pauses are none of the recorder's.
         NodeName.SAFETY: {"log_timeout_ms": 3000.0},
     }
-    graph = nodes_of(names, {"rate_hz": 50}, own=own)
+    graph = nodes_of(names, {"rate_hz": 100}, own=own)
     with GraphClient() as client, Supervisor(graph, domain) as supervisor:
         supervisor.wait_active(START_S)
 
