@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # Who listens is ready before who speaks; the way down is the way up backwards.
 _ORDER = (NodeName.RECORDER, NodeName.ROBOT_SIM, NodeName.SAFETY, NodeName.CONTROL, NodeName.POLICY)
 _SCENE_S = 60.0
+_HEARD_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,10 @@ def _next_scene(client: GraphClient, task: str, seed: int) -> None:
     client.set(NodeName.ROBOT_SIM, {"task": task, "seed": seed})
     client.set(NodeName.RECORDER, {"task": task, "seed": seed})
     client.change(NodeName.ROBOT_SIM, "configure")
+    client.wait(lambda: bool(client.instruction), _SCENE_S, "the scene's instruction")
+    # Before the policy acts, so that it does not begin with the last scene's words.
+    client.say(client.instruction)
+    time.sleep(_HEARD_S)
     for name in _ORDER:
         client.change(name, "activate")
 
