@@ -187,3 +187,23 @@ def test_lost_records_end_the_episode_and_are_named(config: StackConfig, driven:
     assert outcome is not None
     assert outcome.ticks == 2
     assert "records were lost" in outcome.reason
+
+
+def test_a_recorder_that_joins_too_late_is_in_trouble_until_the_next_first_tick(
+    config: StackConfig, driven: Sink, tmp_path: Path
+) -> None:
+    pytest.importorskip("rclpy", reason="needs the extra 'ros'")
+    from ros_nodes.recorder_node import HalfRecorder, RecorderOptions
+
+    recorder = HalfRecorder(Half.CONTROL, config)
+    assert recorder.trouble == "no episode is open"
+    recorder.open(tmp_path / "late.zarr", RecorderOptions(), "")
+    assert recorder.trouble == ""
+    recorder.take(*driven.ticks[7])
+    assert "the first tick that came was 7" in recorder.trouble
+    recorder.open(tmp_path / "next.zarr", RecorderOptions(), "")
+    recorder.take(*driven.ticks[0])
+    assert recorder.trouble == ""
+    recorder.close("done")
+    assert not (tmp_path / "late.zarr").exists()
+    assert open_episode(tmp_path / "next.zarr").manifest.outcome is not None
