@@ -33,6 +33,27 @@ class Machine:
         return Machine(_cpu(), os.cpu_count() or 1, round(os.getloadavg()[0], 2), platform.python_version())
 
 
+class Stolen:
+    """The share of the processors' time that a host gave to others since this was made: nobody here could use it."""
+
+    def __init__(self) -> None:
+        """From now."""
+        self._before = _processor_ticks()
+
+    def share(self) -> float:
+        """Until now; 0 where the system does not tell."""
+        spent = [now - before for before, now in zip(self._before, _processor_ticks(), strict=True)]
+        return spent[_STEAL] / sum(spent) if len(spent) > _STEAL and sum(spent) else 0.0
+
+
+_STEAL = 7  # column of /proc/stat's first line: user nice system idle iowait irq softirq steal; see proc(5)
+
+
+def _processor_ticks() -> list[int]:
+    stat = Path("/proc/stat")
+    return [int(word) for word in stat.read_text().split("\n", 1)[0].split()[1:9]] if stat.is_file() else []
+
+
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -21,79 +21,20 @@ from typing import Any
 
 from benchmarks.machine import Machine
 from benchmarks.ros import isolated
+from benchmarks.ros_fault_cases import CASES, POLICY_MS, Case
 from controllers.names import unknown_name
 from ros_nodes.errors import require_rclpy
 from ros_nodes.graph import GraphError, NodeName, Supervisor, nodes_of
 
 _TICK_MS = 5.0
-_COMMAND_MS, _STATE_MS, _ROBOT_MS, _POLICY_MS = 60.0, 100.0, 60.0, 500.0
 _REST_RAD_S = 0.02
 _MOVING_RAD_S = 0.05
+_FRESH_NS = 100_000_000
+_LATELY_NS = 1_000_000_000
 _LASTING_NS = 100_000_000  # how long the arm must be slow to be at rest, and not just turning round
+_PATIENCE = 2000  # ticks that may wait for this process, which has no priority
 _OFFERED = {"control_node": "/candidate_command", "safety_node": "/safe_command"}
 _GRAPH = (NodeName.ROBOT_SIM, NodeName.SAFETY, NodeName.CONTROL)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One kind of trial.
-
-    Attributes:
-        fault: kill, stop, babble, nan, stale, names or qos.
-        node: Culprit.
-        topic: What garbage is sent on, empty for faults of the process.
-        bound_ms: Longest time to the first tick with a stop.
-        words: What the diagnostics must say, any of them.
-        by_robot: The robot stops by itself, since the safety node is the culprit.
-    """
-
-    fault: str
-    node: str
-    topic: str
-    bound_ms: float
-    words: tuple[str, ...]
-    by_robot: bool = False
-
-    @property
-    def name(self) -> str:
-        """Fault and culprit."""
-        return f"{self.fault}/{self.node}"
-
-
-def _cases() -> tuple[Case, ...]:
-    command, state, robot, policy = _COMMAND_MS, _STATE_MS, _ROBOT_MS, _POLICY_MS
-    chunk = policy
-    process = [
-        ("control_node", command, ("command_watchdog", "command_stale"), False),
-        ("robot_sim_node", state, ("state_stale",), False),
-        ("safety_node", robot, ("no safe_command",), True),
-        ("policy", policy, ("policy_silent",), False),
-    ]
-    cases = [
-        Case(how, node, "", bound, words, by_robot)
-        for how in ("kill", "stop")
-        for node, bound, words, by_robot in process
-    ]
-    said = {"babble": ("babble",), "nan": ("NaN",), "stale": ("stale stamp",), "names": ("expected the joints",)}
-    for fault, words in said.items():
-        cases += [
-            Case(fault, "control_node", "candidate_command", command, words),
-            Case(fault, "robot_sim_node", "joint_states", state, words),
-            Case(fault, "safety_node", "safe_command", robot, words, by_robot=True),
-        ]
-    cases += [
-        Case("babble", "policy", "action_chunk", chunk, ("babble",)),
-        Case("nan", "policy", "action_chunk", chunk, ("token_out_of_vocabulary",)),
-        Case("stale", "policy", "action_chunk", chunk, ("stale",)),
-        Case("names", "policy", "action_chunk", chunk, ("unknown_tokenizer",)),
-        Case("qos", "control_node", "", command, ("candidate_command: a publisher offers less",)),
-        Case("qos", "safety_node", "", robot, ("safe_command: a publisher offers less",), by_robot=True),
-        Case("qos", "policy", "action_chunk", chunk, ("action_chunk: a publisher offers less",)),
-    ]
-    return tuple(cases)
-
-
-CASES: tuple[Case, ...] = _cases()
 
 
 @dataclass(frozen=True)
@@ -197,7 +138,7 @@ class _Bench:
     """A running graph, its driver, and a client that watches."""
 
     def __init__(self, environment: dict[str, str], timeout_s: float) -> None:
-        parameters: dict[str, bool | int | float | str] = {"policy_timeout_ms": _POLICY_MS, "max_state_rate_hz": 300.0}
+        parameters: dict[str, bool | int | float | str] = {"policy_timeout_ms": POLICY_MS, "max_state_rate_hz": 300.0}
         own = {NodeName.ROBOT_SIM: {"camera_rate_hz": 0.0, "task": "reach"}}
         self._processes = nodes_of(_GRAPH, parameters, own=own)
         self._environment, self._timeout_s = environment, timeout_s
@@ -208,7 +149,7 @@ class _Bench:
 
         self._stack = ExitStack()
         self._graph = self._stack.enter_context(Supervisor(self._processes, self._environment))
-        self._client: Any = self._stack.enter_context(GraphClient(joints=True))
+        self._client: Any = self._stack.enter_context(GraphClient(joints=True, patience=_PATIENCE))
         self._stack.callback(self._end_drill)
         self._start_drill()
         self._graph.wait_active(self._timeout_s)
@@ -268,13 +209,18 @@ class _Bench:
         client = self._client
 
         def moves() -> bool:
+            now = time.time_ns()
             recent = client.safety[-20:]
             running = len(recent) == 20 and all(tick.result.status.stop_category is None for tick in recent)
-            fast = bool(client.joints) and client.joints[-1][1] > _MOVING_RAD_S
-            fresh = bool(recent) and time.time_ns() - recent[-1].inputs.now_ns < 100_000_000
-            since = time.time_ns() - 1_000_000_000
-            said = [heard.words for heard in list(client.heard) if heard.stamp_ns >= since]
-            return running and fast and fresh and not any(word in text for text in said for word in words)
+            fresh = running and now - recent[-1].inputs.now_ns < _FRESH_NS
+            # What was heard last may be from before the robot was started again.
+            stamp, speed = client.joints[-1] if client.joints else (0, 0.0)
+            fast = speed > _MOVING_RAD_S and now - stamp < _FRESH_NS
+            lately = [heard for heard in list(client.heard) if heard.stamp_ns >= now - _LATELY_NS]
+            robot = [heard.words for heard in lately if heard.node == NodeName.ROBOT_SIM.value]
+            follows = bool(robot) and "following" in robot[-1]
+            unsaid = not any(word in heard.words for heard in lately for word in words)
+            return fresh and fast and follows and unsaid
 
         client.wait(moves, 90.0, "an arm that moves under the drill's chunks")
         for kept in (client.safety, client.received_ns, client.joints, client.heard):

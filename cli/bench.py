@@ -27,6 +27,7 @@ BENCHMARKS = (
     "jitter",
     "policy-faults",
     "ros",
+    "ros-episodes",
     "ros-faults",
     "log",
     "crash",

@@ -7,10 +7,14 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cli.output import console, print_json
 from ros_nodes.errors import require_rclpy
 from ros_nodes.graph import REPLAY, ROBOT, SIM, NodeName, NodeProcess, ParameterValue, Supervisor, nodes_of
+
+_LOG_TIMEOUT_MS = 500.0  # five heartbeats of the recorder
+_STOP_TIMEOUT_S, _BAG_TIMEOUT_S = 15.0, 600.0  # a bag is written at the end
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Options:
     """Control ticks per second."""
     record: Path | None = Path("runs/ros")
     """Folder for the episodes; None records nothing."""
+    log_failure: Literal["continue", "hold"] = "continue"
+    """What the arm does while the recorder is silent or its log cannot be written."""
     mcap: bool = False
     """Also write each episode as a ROS 2 bag."""
     params: Path | None = None
@@ -75,7 +81,8 @@ def main(options: Options) -> int:
         signal.signal(number, lambda *_: stop.set())
     processes = _processes(options)
     started = time.monotonic()
-    with Supervisor(processes, told=told) as graph:
+    stop_timeout_s = _BAG_TIMEOUT_S if options.mcap else _STOP_TIMEOUT_S
+    with Supervisor(processes, told=told, stop_timeout_s=stop_timeout_s) as graph:
         console.print(f"starting {', '.join(item.name.value for item in processes)}", highlight=False)
         graph.wait_active(options.start_timeout_s)
         started = time.monotonic()
@@ -111,12 +118,18 @@ def _processes(options: Options) -> tuple[NodeProcess, ...]:
         shared |= {"controller": options.controller, "rate_hz": options.rate_hz}
         own[NodeName.POLICY] = {"instruction": options.instruction}
         recording: dict[str, ParameterValue] = {"out": str(options.record), "task": options.task if options.sim else ""}
-        recording["mcap"] = options.mcap
+        recording |= {"mcap": options.mcap, "log_failure": options.log_failure}
         own[NodeName.RECORDER] = recording
         if options.sim:
             shared["use_sim_time"] = True
             own[NodeName.ROBOT_SIM] = {"task": options.task, "seed": options.seed}
             recording["seed"] = options.seed
+        if options.log_failure == "hold":
+            if options.record is None:
+                raise ValueError(
+                    "expected a folder in --record to hold for: without a recorder the arm would never move"
+                )
+            own[NodeName.SAFETY] = {"log_timeout_ms": _LOG_TIMEOUT_MS}
         if options.record is None:
             names = tuple(name for name in names if name is not NodeName.RECORDER)
     return nodes_of(names, shared, files=files, namespace=options.namespace, realtime=options.realtime, own=own)

@@ -6,7 +6,7 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode
 from launch_ros.substitutions import FindPackageShare
 
-PRIORITIES = {"safety_node": "60", "control_node": "50"}
+PRIORITIES = {"safety_node": "60", "control_node": "50", "robot_sim_node": "40"}
 NODES = ("recorder_node", "robot_sim_node", "safety_node", "control_node", "policy_node")
 # Which node takes which of the arguments below.
 OWN = {

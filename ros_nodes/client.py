@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -27,9 +27,10 @@ from ros_nodes.graph import GraphError, NodeName, ParameterValue
 from ros_nodes.qos import profile
 from ros_nodes.records import CONTROL_LABEL, SAFETY_LABEL, ControlTick, SafetyTick, unpack_control_tick
 from ros_nodes.records import unpack_safety_tick as unpack_safety
-from ros_nodes.topics import Service, Topic
+from ros_nodes.topics import Qos, Service, Topic
 
-T = TypeVar("T")
+# Notes in the diagnostics are filed under the topic that they are about, e.g. "candidate_command deadline".
+_TOPIC_NAMES = frozenset(topic.name for topic in topics.TOPICS)
 _TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -40,12 +41,21 @@ _TRANSITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One diagnostic status, when it was said (graph time, ns) and its words."""
+    """One diagnostic status.
+
+    Attributes:
+        node: Who said it.
+        stamp_ns: When, graph time.
+        level: Level of ``DiagnosticStatus``.
+        words: Its message and what was noted of its topics: what is so now.
+        values: All of its numbers and notes by name, counts since activation among them.
+    """
 
     node: str
     stamp_ns: int
     level: int
     words: str
+    values: Mapping[str, str]
 
 
 class GraphClient:
@@ -59,9 +69,29 @@ class GraphClient:
         received_ns: Monotonic time at which each entry of ``safety`` came.
     """
 
-    def __init__(self, *, namespace: str = "", control: bool = False, joints: bool = False) -> None:
-        """Listen to what is asked for; entering the context starts."""
-        self._namespace, self._control, self._joints = namespace, control, joints
+    def __init__(
+        self,
+        *,
+        namespace: str = "",
+        control: bool = False,
+        joints: bool = False,
+        on_safety: Callable[[SafetyTick, int], None] | None = None,
+        on_control: Callable[[ControlTick, int], None] | None = None,
+        patience: int = 0,
+    ) -> None:
+        """Listen to what is asked for; entering the context starts.
+
+        Args:
+            namespace: Of the graph.
+            control: Keep the control node's ticks.
+            joints: Keep the joint states' stamps and speeds.
+            on_safety: Takes each safety tick, with the monotonic time in ns at which it came, instead of the lists,
+                which grow for as long as the client runs.
+            on_control: The same for control ticks.
+            patience: Ticks of each kind that may wait for this process before the oldest are lost; 0 for the topics'.
+        """
+        self._namespace, self._control, self._joints = namespace, control or on_control is not None, joints
+        self._safety_taken, self._control_taken, self._patience = on_safety, on_control, patience
         self.safety: list[SafetyTick] = []
         self.received_ns: list[int] = []
         self.control: list[ControlTick] = []
@@ -75,12 +105,12 @@ class GraphClient:
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self._node = rclpy.create_node("graph_client", namespace=self._namespace, context=self._context)
-        self._subscribe(topics.SAFETY_TICK, UInt8MultiArray, self._on_safety)
+        self._subscribe(topics.SAFETY_TICK, UInt8MultiArray, self._on_safety, self._tick_qos(topics.SAFETY_TICK))
         self._subscribe(topics.DIAGNOSTICS, DiagnosticArray, self._on_diagnostics)
         self._subscribe(topics.TASK_INSTRUCTION, String, self._on_instruction)
         self._subscribe(topics.TASK_SUCCESS, Bool, self._on_success)
         if self._control:
-            self._subscribe(topics.CONTROL_TICK, UInt8MultiArray, self._on_control)
+            self._subscribe(topics.CONTROL_TICK, UInt8MultiArray, self._on_control, self._tick_qos(topics.CONTROL_TICK))
         if self._joints:
             self._subscribe(topics.JOINT_STATES, JointState, self._on_joints)
         self._say = self._node.create_publisher(String, topics.INSTRUCTION.name, profile(topics.INSTRUCTION.offered))
@@ -105,24 +135,42 @@ class GraphClient:
             if self._context.ok():
                 raise
 
-    def _subscribe(self, topic: Topic, kind: type[Any], callback: Callable[[Any], None]) -> None:
-        self._node.create_subscription(kind, topic.name, callback, profile(topic.requested))
+    def _subscribe(
+        self, topic: Topic, kind: type[Any], callback: Callable[[Any], None], qos: Qos | None = None
+    ) -> None:
+        self._node.create_subscription(kind, topic.name, callback, profile(qos or topic.requested))
+
+    def _tick_qos(self, topic: Topic) -> Qos:
+        """What is asked for ticks: with patience only what comes from now on, since who watches needs no past."""
+        return Qos(depth=self._patience) if self._patience else topic.requested
 
     # ------------------------------------------------------------------------------------------- what it hears
 
     def _on_safety(self, message: UInt8MultiArray) -> None:
-        self.received_ns.append(time.monotonic_ns())
-        self.safety.append(unpack_safety(record_data(message, SAFETY_LABEL)))
+        received = time.monotonic_ns()
+        tick = unpack_safety(record_data(message, SAFETY_LABEL))
+        if self._safety_taken is not None:
+            self._safety_taken(tick, received)
+            return
+        self.received_ns.append(received)
+        self.safety.append(tick)
 
     def _on_control(self, message: UInt8MultiArray) -> None:
-        self.control.append(unpack_control_tick(record_data(message, CONTROL_LABEL)))
+        received = time.monotonic_ns()
+        tick = unpack_control_tick(record_data(message, CONTROL_LABEL))
+        if self._control_taken is not None:
+            self._control_taken(tick, received)
+            return
+        self.control.append(tick)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            values = "; ".join(f"{item.key}: {item.value}" for item in status.values if item.value)
+            values = {item.key: item.value for item in status.values}
+            notes = [f"{key}: {words}" for key, words in values.items() if key.split(" ")[0] in _TOPIC_NAMES]
             level = int.from_bytes(status.level, "little")
-            words = f"{status.message}; {values}"
-            self.heard.append(Heard(status.name.rpartition("/")[2], stamp_ns(message.header.stamp), level, words))
+            words = "; ".join((status.message, *notes))
+            node = status.name.rpartition("/")[2]
+            self.heard.append(Heard(node, stamp_ns(message.header.stamp), level, words, values))
 
     def _on_joints(self, message: JointState) -> None:
         speed = max((abs(value) for value in message.velocity), default=0.0)

@@ -18,7 +18,10 @@ from controllers.remote_safety import RemoteSafety, hear
 from controllers.robot import load_robot
 from controllers.types import (
     ChunkArrival,
+    ExecutorStatus,
     OperatorEvent,
+    Rejection,
+    RejectionReason,
     SafetyResult,
     SafetyStatus,
     TickInputs,
@@ -52,6 +55,9 @@ from ros_nodes.stack_options import StackParameters
 from ros_nodes.statistics import Statistics
 
 _MOVING = (SafetyStatus.RUN, SafetyStatus.LIMITING, SafetyStatus.OFF)
+# What also a healthy policy's chunks are refused for, when they overtake each other.
+_HARMLESS = (RejectionReason.OUT_OF_ORDER, RejectionReason.PREFIX_MISMATCH)
+_QUARANTINE_MS = 500.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class ControlNode(GraphNode):
         self._sensing = StateListener(
             self, description, self._names, wrench=options.wrench, max_rate_hz=options.max_state_rate_hz
         )
-        self._gate = Gate(topics.ACTION_CHUNK.name, options.max_chunk_rate_hz, quarantine_ms=500.0)
+        self._gate = Gate(topics.ACTION_CHUNK.name, options.max_chunk_rate_hz, quarantine_ms=_QUARANTINE_MS)
         self.subscribe_to(topics.ACTION_CHUNK, Int64MultiArray, self._on_chunk)
         self.subscribe_to(topics.SAFETY_TICK, UInt8MultiArray, self._on_verdict)
         self._forget()
@@ -117,6 +123,7 @@ class ControlNode(GraphNode):
         self._lateness, self._inference, self._age = Statistics(), Statistics(100), Statistics(100)
         self._rejected: dict[str, int] = {}
         self._last_rejection = ""
+        self._distrusted_ns = 0
         self._unheard = 0
 
     # ------------------------------------------------------------------------------------------- what comes in
@@ -235,6 +242,19 @@ class ControlNode(GraphNode):
             self._rejected[name] = self._rejected.get(name, 0) + 1
             self._last_rejection = f"{name}: {rejection.message}"
             self.diagnose_soon()
+            held = outputs.executor.status is ExecutorStatus.HOLDING  # whatever comes is refused then
+            if rejection.reason not in _HARMLESS and not held:
+                self._distrust(rejection, inputs.now_ns)
+
+    def _distrust(self, rejection: Rejection, now_ns: int) -> None:
+        """Hold after the second bad chunk in a short time; after one the executor has brought the arm to rest.
+
+        Good chunks in between would make the arm stutter, and whose they are nobody knows.
+        """
+        if now_ns - self._distrusted_ns < _QUARANTINE_MS * 1e6:
+            words = f"rejected chunk: {rejection.reason.value}: {rejection.message}"
+            self._gate.refuse(now_ns, f"{topics.ACTION_CHUNK.name}: {words}")
+        self._distrusted_ns = now_ns
 
     def diagnose(self) -> Diagnosis:
         """What the executor does, refused chunks, lateness and the model's latency."""

@@ -31,7 +31,7 @@ from controllers.types import (
 from ros_nodes.errors import MessageError
 from ros_nodes.joints import JointIndex, JointNames, command_mode
 
-_HEADER_WORDS = 3  # chunk id, observation stamp, inference time
+_HEADER_WORDS = 5  # chunk id, observation stamp, inference time, end of inference, forced rows
 _TOKENIZER, _SPEC = "tokenizer=", "action_spec="
 _MAX_CHUNK_DIMS = 8
 
@@ -261,8 +261,9 @@ def chunk_message(arrival: ChunkArrival) -> Int64MultiArray:
     """A chunk of tokens.
 
     ``layout.dim`` is horizon, action, and two dimensions of size 1 whose labels name the tokenizer and the hash of the
-    action spec. ``layout.data_offset`` words come before the tokens: chunk id, observation stamp and inference time in
-    ns.
+    action spec. ``layout.data_offset`` words come before the tokens: chunk id, observation stamp in ns, inference time
+    in ns, end of inference in ns (-1 where unknown), and how many rows of a prefix it honoured. Log probabilities stay
+    behind.
     """
     chunk = arrival.chunk
     horizon, dims = chunk.tokens.shape
@@ -275,8 +276,14 @@ def chunk_message(arrival: ChunkArrival) -> Int64MultiArray:
         ],
         data_offset=_HEADER_WORDS,
     )
-    words = (chunk.chunk_id, chunk.observation_stamp_ns, arrival.inference_ns, *chunk.tokens.ravel().tolist())
-    return Int64MultiArray(layout=layout, data=array("q", words))
+    words = (
+        chunk.chunk_id,
+        chunk.observation_stamp_ns,
+        arrival.inference_ns,
+        arrival.inferred_ns,
+        chunk.forced_rows,
+    )
+    return Int64MultiArray(layout=layout, data=array("q", (*words, *chunk.tokens.ravel().tolist())))
 
 
 def chunk_from_message(message: Int64MultiArray) -> ChunkArrival:
@@ -315,8 +322,9 @@ def chunk_from_message(message: Int64MultiArray) -> ChunkArrival:
         spec_hash=labels[3].removeprefix(_SPEC),
         observation_stamp_ns=int(words[1]),
         chunk_id=int(words[0]),
+        forced_rows=int(words[4]),
     )
-    return ChunkArrival(chunk, int(words[2]))
+    return ChunkArrival(chunk, int(words[2]), int(words[3]))
 
 
 # ------------------------------------------------------------------------------------------------ records

@@ -41,9 +41,13 @@ class NodeName(Enum):
         return f"ros_nodes.{self.value}"
 
 
-# Safety comes before control. The simulation only gets a larger share: three Python processes with real-time priority
-# come near the 95% of a core that Linux grants such processes, and are then stopped for 50 ms.
-PRIORITIES: Mapping[NodeName, int] = MappingProxyType({NodeName.SAFETY: 60, NodeName.CONTROL: 50})
+# Safety comes before control, and both before the simulated robot, which is as punctual as a robot's drives only with a
+# priority of its own: niceness alone let it wait 10 to 75 ms for the processor on a loaded machine. Together the three
+# need about 60% of one core, well below the 95% that Linux grants such processes.
+PRIORITIES: Mapping[NodeName, int] = MappingProxyType(
+    {NodeName.SAFETY: 60, NodeName.CONTROL: 50, NodeName.ROBOT_SIM: 40}
+)
+# For the threads without that priority (rendering), and where it is not granted.
 NICENESS: Mapping[NodeName, int] = MappingProxyType({NodeName.ROBOT_SIM: -15})
 # Parameters that differ from the nodes' own defaults when the graph is started as a whole.
 COMMON: Mapping[str, ParameterValue] = MappingProxyType({"autostart": True})
@@ -130,6 +134,7 @@ class Supervisor:
         nodes: tuple[NodeProcess, ...],
         environment: Mapping[str, str] | None = None,
         told: Callable[[str], None] | None = None,
+        stop_timeout_s: float = 15.0,
     ) -> None:
         """Keep the settings; entering the context starts the processes.
 
@@ -137,6 +142,8 @@ class Supervisor:
             nodes: What to start, in this order.
             environment: Variables to set, such as ROS_DOMAIN_ID.
             told: Called with a line about each change.
+            stop_timeout_s: How long processes may take to end when they are told to; a recorder that writes bags takes
+                about as long as a few minutes' recording is.
         """
         self._nodes = nodes
         self._environment = {**os.environ, **(environment or {})}
@@ -144,6 +151,7 @@ class Supervisor:
         self._children: dict[NodeName, _Child] = {}
         self._changed = threading.Condition()
         self._stopping = False
+        self._stop_timeout_s = stop_timeout_s
 
     def __enter__(self) -> Supervisor:
         """Start every process; :meth:`wait_active` waits for them."""
@@ -214,14 +222,14 @@ class Supervisor:
         spec = replace(original, parameters={**original.parameters, **(parameters or {})})
         self._start(spec, child.restarts)
 
-    def stop(self, timeout_s: float = 15.0) -> None:
+    def stop(self) -> None:
         """Tell all to end, the later ones first, and end what does not."""
         self._stopping = True
         for child in reversed(self._children.values()):
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGCONT)
                 child.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + self._stop_timeout_s
         for child in self._children.values():
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))

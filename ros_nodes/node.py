@@ -36,6 +36,7 @@ from rosgraph_msgs.msg import Clock
 
 from controllers.realtime import go_realtime
 from ros_nodes import topics
+from ros_nodes.clock import GraphClock
 from ros_nodes.conversion import header, stamp_ns
 from ros_nodes.graph import BAD_INPUT, REFUSED
 from ros_nodes.qos import overridable, profile
@@ -43,7 +44,7 @@ from ros_nodes.topics import Qos, Topic
 
 _DIAGNOSTICS_NS = 200_000_000
 _IDLE_S = 0.05
-_CLOCK_SAMPLES = 5
+_MESSAGES_WHEN_BEHIND = 8
 _NOTED_NS = 10_000_000_000
 _PR_SET_PDEATHSIG = 1
 
@@ -64,36 +65,6 @@ class Diagnosis:
     level: Level
     message: str
     values: Mapping[str, str]
-
-
-class GraphClock:
-    """The graph's time: the monotonic clock, shifted once to where ROS stamps count from.
-
-    Stamps of different nodes can be compared, and time goes on evenly in each node, whoever else has died. A step of
-    the system's clock makes all foreign stamps stale or early: the graph holds until it is activated again.
-    """
-
-    def __init__(self) -> None:
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
-        self._samples = 0
-
-    def follow(self, clock_ns: int) -> bool:
-        """Take a sample of a simulated clock; True once there are enough.
-
-        The sample with the shortest way through the middleware counts.
-        """
-        offset = clock_ns - time.monotonic_ns()
-        self._offset_ns = offset if not self._samples else max(self._offset_ns, offset)
-        self._samples += 1
-        return self._samples >= _CLOCK_SAMPLES
-
-    def now_ns(self) -> int:
-        """Now."""
-        return time.monotonic_ns() + self._offset_ns
-
-    def at(self, monotonic_ns: int) -> int:
-        """A moment of the monotonic clock on this clock."""
-        return monotonic_ns + self._offset_ns
 
 
 class GraphNode(LifecycleNode):
@@ -188,11 +159,6 @@ class GraphNode(LifecycleNode):
         )
         self._taken.append((self.destroy_subscription, made))
         return made
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Destroy a subscription before cleanup does."""
-        self._taken = [(destroy, thing) for destroy, thing in self._taken if thing is not subscription]
-        self.destroy_subscription(subscription)
 
     def serve(self, name: str, kind: type[Any], answer: Callable[[Any, Any], Any]) -> None:
         """A service; destroyed at cleanup."""
@@ -362,6 +328,9 @@ def run(make: Callable[[], GraphNode], arguments: list[str] | None = None) -> in
             os.nice(own.niceness)
             # Linux shares the processor between sessions first, and within them by niceness.
             Path("/proc/self/autogroup").write_text(str(own.niceness))
+    # Shared memory, the middleware's own choice on one machine, takes locks that all processes share: one that was
+    # killed while it held such a lock stopped the publishing of all others for three seconds. Sockets have none.
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     priority = own.realtime_priority
     grants = go_realtime(priority) if priority > 0 else None
     stop = _Stop()
@@ -402,11 +371,18 @@ def run(make: Callable[[], GraphNode], arguments: list[str] | None = None) -> in
 
 def spin(node: GraphNode, executor: Executor, ended: Callable[[], bool]) -> None:
     """Call back for messages, and work when work is due, until ``ended``."""
+    worked = False
     while not ended():
         wake = node.wake_ns()
         remaining = _IDLE_S if wake is None else min((wake - time.monotonic_ns()) * 1e-9, _IDLE_S)
         if remaining > 0.0:
             executor.spin_once(timeout_sec=remaining)
-        if wake is not None and time.monotonic_ns() >= wake:
+        elif worked:
+            # Work that is due again at once must not shut out messages: a node that cannot keep up would never hear
+            # another command, and hold for want of what has long arrived.
+            for _ in range(_MESSAGES_WHEN_BEHIND):
+                executor.spin_once(timeout_sec=0.0)
+        worked = wake is not None and time.monotonic_ns() >= wake
+        if worked:
             node.work()
         node.publish_diagnosis()

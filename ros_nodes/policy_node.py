@@ -198,7 +198,7 @@ class PolicyNode(GraphNode):
         took = time.perf_counter_ns() - started
         self._chunk_id += 1
         chunk = replace(chunk, chunk_id=self._chunk_id, observation_stamp_ns=observation.stamp_ns)
-        self._chunks.publish(chunk_message(ChunkArrival(chunk, took)))
+        self._chunks.publish(chunk_message(ChunkArrival(chunk, took, self.clock.now_ns())))
         self._observations.publish(record_message(pack_observation(observation), OBSERVATION_LABEL))
         self._latency.add(took)
         self._age.add(self.clock.now_ns() - observation.stamp_ns)

@@ -19,6 +19,7 @@ from controllers.types import (
     ExecutorStatus,
     FloatArray,
     ImageArray,
+    IntArray,
     JointCommand,
     JointTarget,
     Observation,
@@ -34,13 +35,14 @@ from controllers.types import (
     Target,
     TickInputs,
     TickOutputs,
+    TokenPrefix,
     TwistTarget,
 )
 from ros_nodes.errors import MessageError
 
-CONTROL_LABEL = "vla.control_tick.1"
-SAFETY_LABEL = "vla.safety_tick.1"
-OBSERVATION_LABEL = "vla.observation.1"
+CONTROL_LABEL = "vla.control_tick.2"
+SAFETY_LABEL = "vla.safety_tick.2"
+OBSERVATION_LABEL = "vla.observation.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ def pack_observation(observation: Observation) -> bytes:
     """To bytes, pictures included."""
     images = [(name, image.shape, image.tobytes()) for name, image in observation.images.items()]
     state, pose = _state(observation.state), _pose(observation.commanded_pose)
-    return _dump((images, state, pose, observation.instruction, observation.stamp_ns))
+    prefix = None if observation.prefix is None else _tokens(observation.prefix.tokens)
+    return _dump((images, state, pose, observation.instruction, observation.stamp_ns, prefix))
 
 
 def unpack_observation(data: bytes) -> Observation:
@@ -159,11 +162,12 @@ def unpack_observation(data: bytes) -> Observation:
     Raises:
         MessageError: They are none.
     """
-    images, state, pose, instruction, stamp = _load(data, 5)
+    images, state, pose, instruction, stamp, prefix = _load(data, 6)
     pictures: dict[str, ImageArray] = {
         name: np.frombuffer(pixels, np.uint8).reshape(shape) for name, shape, pixels in images
     }
-    return Observation(pictures, _state_back(state), _pose_back(pose), instruction, stamp)
+    committed = None if prefix is None else TokenPrefix(_tokens_back(prefix))
+    return Observation(pictures, _state_back(state), _pose_back(pose), instruction, stamp, committed)
 
 
 def _dump(value: object) -> bytes:
@@ -238,23 +242,36 @@ def _result_back(data: Any) -> SafetyResult:
     return SafetyResult(_command_back(command), SafetyStatus(status), found, scale, margin)
 
 
+def _tokens(tokens: IntArray) -> tuple[object, ...]:
+    return tokens.shape, tokens.astype(np.int64, copy=False).tobytes()
+
+
+def _tokens_back(data: Any) -> IntArray:
+    shape, tokens = data
+    return np.frombuffer(tokens, np.int64).reshape(shape)  # read-only, since bytes are
+
+
 def _chunk(arrival: ChunkArrival) -> tuple[object, ...]:
     chunk = arrival.chunk
+    likely = chunk.log_probability
     return (
-        chunk.tokens.shape,
-        chunk.tokens.tobytes(),
+        _tokens(chunk.tokens),
         chunk.tokenizer_id,
         chunk.spec_hash,
         chunk.observation_stamp_ns,
         chunk.chunk_id,
+        chunk.forced_rows,
+        None if likely is None else _array(likely),
         arrival.inference_ns,
+        arrival.inferred_ns,
     )
 
 
 def _chunk_back(data: Any) -> ChunkArrival:
-    shape, tokens, tokenizer, spec, stamp, identifier, inference = data
-    values = np.frombuffer(tokens, np.int64).reshape(shape)
-    return ChunkArrival(ActionChunk(values, tokenizer, spec, stamp, identifier), inference)
+    packed, tokenizer, spec, stamp, identifier, forced, likely, inference, inferred = data
+    tokens = _tokens_back(packed)
+    found = None if likely is None else _array_back(likely).reshape(tokens.shape)
+    return ChunkArrival(ActionChunk(tokens, tokenizer, spec, stamp, identifier, forced, found), inference, inferred)
 
 
 def _inputs(inputs: TickInputs) -> tuple[object, ...]:

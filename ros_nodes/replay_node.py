@@ -123,7 +123,8 @@ class ReplayNode(GraphNode):
         self._say_once()
         for arrival in decoder.arrivals(index):
             moved = replace(arrival.chunk, observation_stamp_ns=arrival.chunk.observation_stamp_ns + shift)
-            self._chunks.publish(chunk_message(ChunkArrival(moved, arrival.inference_ns)))
+            inferred = arrival.inferred_ns + shift if arrival.inferred_ns >= 0 else -1
+            self._chunks.publish(chunk_message(ChunkArrival(moved, arrival.inference_ns, inferred)))
         if not self._feeding:
             self._publish_inside(index, shift)
         self._index += 1

@@ -5,6 +5,7 @@ It behaves as a robot does: it takes commands by topic, checks them by name, and
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
@@ -42,6 +43,8 @@ from sim.rendering import CameraRenderer, close_shared_context
 from sim.rollout import SUCCESS_HOLD_S
 
 _SNAPSHOT = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+_CAMERA_PRIORITY = 1
+_SWITCH_S = 0.0005  # how long the camera thread may keep the interpreter from the physics; Python's 5 ms is a period
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,24 @@ class SimOptions(StackParameters):
 class SimCameras:
     """Renders snapshots of the physics in a thread and publishes them from there; the newest wins."""
 
-    def __init__(self, model: mujoco.MjModel, sizes: dict[str, tuple[int, int]], out: dict[str, tuple[Publisher, Any]]):
-        """Bind to a model, and to a publisher and a message maker for each camera; :meth:`start` makes the thread."""
-        self._model, self._sizes, self._out = model, sizes, out
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        sizes: dict[str, tuple[int, int]],
+        out: dict[str, tuple[Publisher, Any]],
+        *,
+        realtime: bool,
+    ) -> None:
+        """Bind to a model, and to a publisher and a message maker for each camera; :meth:`start` makes the thread.
+
+        Args:
+            model: The physics.
+            sizes: (height, width) of each camera.
+            out: Where each camera's pictures go.
+            realtime: The physics run with real-time priority, so this thread, which shares the interpreter's lock with
+                them, needs the lowest of these: preempted while it holds the lock, it would hold up the physics.
+        """
+        self._model, self._sizes, self._out, self._realtime = model, sizes, out, realtime
         self._jobs: queue.Queue[tuple[FloatArray, int] | None] = queue.Queue(maxsize=1)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._work, name="cameras", daemon=True)
@@ -96,6 +114,8 @@ class SimCameras:
         mujoco.mj_forward(self._model, data)
         with CameraRenderer(self._model, self._sizes) as renderer:
             renderer.render(data)
+            if self._realtime:  # after the driver has started its own threads, which need no priority
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_CAMERA_PRIORITY))
             self._ready.set()
             while (job := self._jobs.get()) is not None:
                 physics, stamp = job
@@ -140,7 +160,8 @@ class RobotSimNode(GraphNode):
         for topic, kind, read in self._incoming.topics:
             self.subscribe_to(topics.SAFE_COMMAND, kind, self._reader(read), topic)
         if options.camera_rate_hz > 0:
-            self._cameras = SimCameras(cell.robot.model, dict(config.cameras), self._camera_outputs(config.cameras))
+            outputs, realtime = self._camera_outputs(config.cameras), self.realtime_priority > 0
+            self._cameras = SimCameras(cell.robot.model, dict(config.cameras), outputs, realtime=realtime)
             self._cameras.start()
         self._words.publish(String(data=cell.instruction))
         self._forget()
@@ -312,6 +333,7 @@ class RobotSimNode(GraphNode):
 
 def main() -> None:
     """Run the node."""
+    sys.setswitchinterval(_SWITCH_S)
     sys.exit(run(RobotSimNode))
 
 

@@ -18,6 +18,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Header, String, UInt8MultiArray
 from std_srvs.srv import Trigger
 
+from controllers.drivers import HoldEvents
 from controllers.names import unknown_name
 from controllers.robot import load_robot
 from controllers.types import (
@@ -74,6 +75,10 @@ class SafetyOptions(HardwareOptions):
         0.0, "longest silence of the policy's heartbeat, where shorter than the profile's; 0: the profile's",
         low=0.0, high=60000.0,
     )  # fmt: skip
+    log_timeout_ms: float = option(
+        0.0, "longest silence of the recorder's heartbeat before the arm holds; 0: it moves without a log",
+        low=0.0, high=60000.0,
+    )  # fmt: skip
 
 
 class SafetyNode(GraphNode):
@@ -115,6 +120,7 @@ class SafetyNode(GraphNode):
         self._gate = Gate(topics.CANDIDATE.name, options.rate_hz)
         self.subscribe_to(topics.CANDIDATE, JointState, self._on_candidate)
         self.subscribe_to(topics.POLICY_HEARTBEAT, Header, self._on_heartbeat)
+        self.subscribe_to(topics.LOG_HEARTBEAT, Header, self._on_log_heartbeat)
         for service, event in _SERVICES.items():
             self.serve(service.name.replace("safety_node/", "~/"), Trigger, self._answering(event))
         self._forget()
@@ -137,6 +143,8 @@ class SafetyNode(GraphNode):
         self._pending: set[OperatorEvent] = set()
         self._urgent = False
         self._filter_failure = ""
+        self._logged_ns = time.monotonic_ns()
+        self._log_holder = HoldEvents()
         self._schedule = TickSchedule(self._period_ns, time.monotonic_ns())
         self._lateness, self._latency, self._margin = Statistics(), Statistics(), math.inf
 
@@ -163,6 +171,10 @@ class SafetyNode(GraphNode):
     def _on_heartbeat(self, message: Header) -> None:
         del message
         self._pending.add(OperatorEvent.POLICY_HEARTBEAT)
+
+    def _on_log_heartbeat(self, message: Header) -> None:
+        del message
+        self._logged_ns = time.monotonic_ns()
 
     def _answering(self, event: OperatorEvent) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
         def answer(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -253,11 +265,20 @@ class SafetyNode(GraphNode):
 
     def _events(self) -> tuple[OperatorEvent, ...]:
         pending = self._pending
+        pending.update(self._log_holder.step(bool(self._log_fault()), tuple(pending)))
         if OperatorEvent.EMERGENCY_STOP in pending:
             pending.discard(OperatorEvent.RESET)
         events = tuple(event for event in _ORDER if event in pending)
         pending.clear()
         return events
+
+    def _log_fault(self) -> str:
+        """Why the arm may not move for want of a log, empty if it may."""
+        allowed = self._options.log_timeout_ms
+        silent = (time.monotonic_ns() - self._logged_ns) * 1e-6
+        if allowed <= 0.0 or silent <= allowed:
+            return ""
+        return f"log_silent: the recorder has not said for {silent:.0f} ms that ticks reach the disk: holding"
 
     def _judge(
         self, state: RobotState, candidate: JointCommand, events: tuple[OperatorEvent, ...], now: int
@@ -296,6 +317,9 @@ class SafetyNode(GraphNode):
         now = self.clock.now_ns()
         gates = (self._gate, self._sensing.gate)
         faults = [gate.fault for gate in gates if gate.closed(now)]
+        log_fault = self._log_fault()
+        if log_fault:
+            faults.append(log_fault)
         if self._filter_failure:
             faults.append(f"filter failed: {self._filter_failure}")
         running = self._last.status in (SafetyStatus.RUN, SafetyStatus.LIMITING)

@@ -130,6 +130,10 @@ POLICY_HEARTBEAT = Topic(
     "policy_heartbeat", "std_msgs/msg/Header", _RELIABLE, _RELIABLE, "10 Hz", "", "",
     "policy to safety: once heard, its silence beyond the profile's `policy_timeout_ms` is a fault",
 )  # fmt: skip
+LOG_HEARTBEAT = Topic(
+    "log_heartbeat", "std_msgs/msg/Header", _RELIABLE, _RELIABLE, "10 Hz", "", "",
+    "recorder to safety, while every tick reaches the disk: where `log_timeout_ms` is set, its silence holds the arm",
+)  # fmt: skip
 CANDIDATE = Topic(
     "candidate_command", "sensor_msgs/msg/JointState",
     Qos(deadline_ms=40, lease_ms=1000), Qos(deadline_ms=40, lease_ms=1000),
@@ -175,8 +179,8 @@ DIAGNOSTICS = Topic(
 
 TOPICS: tuple[Topic, ...] = (
     JOINT_STATES, WRENCH, CAMERA, CAMERA_COMPRESSED, CLOCK, INSTRUCTION, COMMANDED_POSE, OBSERVATION_REQUEST,
-    ACTION_CHUNK, POLICY_HEARTBEAT, CANDIDATE, SAFE_COMMAND, CONTROL_TICK, SAFETY_TICK, OBSERVATION, SAFETY_STATUS,
-    TASK_INSTRUCTION, TASK_SUCCESS, DIAGNOSTICS,
+    ACTION_CHUNK, POLICY_HEARTBEAT, LOG_HEARTBEAT, CANDIDATE, SAFE_COMMAND, CONTROL_TICK, SAFETY_TICK, OBSERVATION,
+    SAFETY_STATUS, TASK_INSTRUCTION, TASK_SUCCESS, DIAGNOSTICS,
 )  # fmt: skip
 
 EMERGENCY_STOP = Service("safety_node/emergency_stop", "std_srvs/srv/Trigger", "latched emergency stop, at once")

@@ -140,19 +140,19 @@ def test_pictures_that_are_none_are_refused() -> None:
 )
 @settings(max_examples=50)
 def test_a_chunk_survives_with_its_identity(tokens, stamp, tokenizer) -> None:
-    arrival = ChunkArrival(ActionChunk(tokens, tokenizer, "0123456789abcdef", stamp, 7), 123)
+    arrival = ChunkArrival(ActionChunk(tokens, tokenizer, "0123456789abcdef", stamp, 7, 1), 123, 456)
     back = conversion.chunk_from_message(conversion.chunk_message(arrival))
     assert back.chunk.tokens.tolist() == tokens.tolist()
     assert back.chunk.tokenizer_id == tokenizer
     assert (back.chunk.spec_hash, back.chunk.observation_stamp_ns) == ("0123456789abcdef", stamp)
-    assert (back.chunk.chunk_id, back.inference_ns) == (7, 123)
+    assert (back.chunk.chunk_id, back.chunk.forced_rows, back.inference_ns, back.inferred_ns) == (7, 1, 123, 456)
     assert not back.chunk.tokens.flags.writeable
 
 
 def test_a_chunk_without_the_agreed_layout_is_refused() -> None:
     message = conversion.chunk_message(ChunkArrival(ActionChunk(np.zeros((2, 3), np.int64), "t", "s", 1, 1)))
     next(iter(message.layout.dim)).size = 3
-    with pytest.raises(MessageError, match="3 x 3 words, found 9"):
+    with pytest.raises(MessageError, match="3 x 3 words, found 11"):
         conversion.chunk_from_message(message)
     message.layout.dim = [MultiArrayDimension(label="x", size=9, stride=9)]
     with pytest.raises(MessageError, match="horizon, action, tokenizer=ID"):

@@ -10,7 +10,14 @@ import pytest
 
 from controllers.drivers import run_lockstep
 from controllers.remote_safety import VERDICT_MISSING, RemoteSafety, hear
-from controllers.types import SafetyStatus, TickInputs, TickOutputs
+from controllers.types import (
+    ChunkArrival,
+    SafetyStatus,
+    TickInputs,
+    TickOutputs,
+    TokenPrefix,
+    frozen_array,
+)
 from episodes.reader import open_episode
 from episodes.replay import replay
 from ros_nodes.loops import Half, control_loop, half_of, rebuild_half, safety_filter, safety_outputs
@@ -120,6 +127,24 @@ def test_records_survive_bit_for_bit(driven: Sink) -> None:
     back = unpack_observation(pack_observation(seen))
     assert np.array_equal(back.images["wrist"], seen.images["wrist"])
     assert back.instruction == seen.instruction
+    assert back.prefix is None
+    prefix = TokenPrefix(np.arange(14, dtype=np.int64).reshape(2, 7))
+    back = unpack_observation(pack_observation(replace(seen, prefix=prefix)))
+    assert back.prefix is not None
+    assert np.array_equal(back.prefix.tokens, prefix.tokens)
+    assert not back.prefix.tokens.flags.writeable
+
+
+def test_a_record_keeps_all_of_a_chunk(driven: Sink) -> None:
+    inputs, outputs = next(pair for pair in driven.ticks if pair[0].arrivals)
+    arrival = inputs.arrivals[0]
+    likely = np.linspace(-3.0, 0.0, arrival.chunk.tokens.size).reshape(arrival.chunk.tokens.shape)
+    chunk = replace(arrival.chunk, forced_rows=2, log_probability=frozen_array(likely))
+    sent = replace(inputs, arrivals=(ChunkArrival(chunk, 7, 8),))
+    (back,) = unpack_control_tick(pack_control_tick(ControlTick(sent, outputs, True, 5, 6))).inputs.arrivals
+    assert back.chunk.log_probability is not None
+    assert np.array_equal(back.chunk.log_probability, likely)
+    assert (back.chunk.forced_rows, back.inference_ns, back.inferred_ns) == (2, 7, 8)
 
 
 @pytest.mark.parametrize("half", list(Half))
@@ -162,3 +187,23 @@ def test_lost_records_end_the_episode_and_are_named(config: StackConfig, driven:
     assert outcome is not None
     assert outcome.ticks == 2
     assert "records were lost" in outcome.reason
+
+
+def test_a_recorder_that_joins_too_late_is_in_trouble_until_the_next_first_tick(
+    config: StackConfig, driven: Sink, tmp_path: Path
+) -> None:
+    pytest.importorskip("rclpy", reason="needs the extra 'ros'")
+    from ros_nodes.recorder_node import HalfRecorder, RecorderOptions
+
+    recorder = HalfRecorder(Half.CONTROL, config)
+    assert recorder.trouble == "no episode is open"
+    recorder.open(tmp_path / "late.zarr", RecorderOptions(), "")
+    assert recorder.trouble == ""
+    recorder.take(*driven.ticks[7])
+    assert "the first tick that came was 7" in recorder.trouble
+    recorder.open(tmp_path / "next.zarr", RecorderOptions(), "")
+    recorder.take(*driven.ticks[0])
+    assert recorder.trouble == ""
+    recorder.close("done")
+    assert not (tmp_path / "late.zarr").exists()
+    assert open_episode(tmp_path / "next.zarr").manifest.outcome is not None
