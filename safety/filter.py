@@ -43,6 +43,8 @@ from safety.yielding import Yielding
 __all__ = ["PathConsistentFilter", "SafetyMemory", "UncheckedFilter"]
 
 _NEVER = -1
+# Clearance in shares of limits' scales, 2 mm and 2 mrad: nearer, fingers that push the arm are stopped.
+_NEARLY_OUT = 0.02
 # A torque accelerates the arm for as long as it lasts: it is not played on without fresh states, ticks.
 _BLIND_TICKS = 2.5
 
@@ -255,7 +257,7 @@ class PathConsistentFilter:
         )
         reasons += held_back
         stopped = False
-        if view.fingers_push:
+        if self._overpowered(view):
             opening, arrested = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
             reasons += arrested
             stopped = bool(arrested)
@@ -285,10 +287,16 @@ class PathConsistentFilter:
         values, eased = self._actuation.eased(tick, values, view.contact, view.dynamics)
         opening = self._gripper.stopped(memory.gripper_opening, view.fingers.opening)
         arrested: tuple[SafetyReason, ...] = ()
-        if view.fingers_push:
+        if self._overpowered(view):
             opening, arrested = self._gripper.arrested(opening, memory.gripper_opening, view.fingers)
         command = JointCommand(tick.mode, frozen_array(values), opening, tick.now_ns)
         return supervision, _Verdict(command, status, view.reasons + eased, choice, held, bool(arrested))
+
+    def _overpowered(self, view: View) -> bool:
+        """Whether fingers may drive the arm out of its limits: they push it, and it is nearly out; or nobody knows."""
+        if view.fingers_unseen or view.tick.sensed is None:
+            return True
+        return view.fingers_push and self.judge_place(view.tick.sensed.joint_position) < _NEARLY_OUT
 
     # ------------------------------------------------------------------------------------ after the choice
 

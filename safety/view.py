@@ -81,12 +81,16 @@ class View(NamedTuple):
     reasons: tuple[SafetyReason, ...]
 
     @property
-    def fingers_push(self) -> bool:
-        """Moving fingers may be what pushes the arm: something is felt, or was just now, or nobody can tell."""
+    def fingers_unseen(self) -> bool:
+        """Nobody can tell what the fingers do."""
         tick, sensed = self.tick, self.tick.sensed
-        if sensed is None or tick.now_ns - sensed.stamp_ns > max(_UNSEEN_NS, _UNSEEN_TICKS * tick.dt * 1e9):
-            return True
-        return tick.now_ns - self.fingers.felt_ns <= _FINGERS_WAIT_NS
+        return sensed is None or tick.now_ns - sensed.stamp_ns > max(_UNSEEN_NS, _UNSEEN_TICKS * tick.dt * 1e9)
+
+    @property
+    def fingers_push(self) -> bool:
+        """Fingers that move, or were stopped, may be what pushes the arm: something is felt, or was just now."""
+        fingers = self.fingers
+        return (fingers.moving or fingers.stopped) and self.tick.now_ns - fingers.felt_ns <= _FINGERS_WAIT_NS
 
 
 class Viewer:

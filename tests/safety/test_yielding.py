@@ -177,18 +177,23 @@ def test_movement_of_fingers_is_told_from_two_states() -> None:
     assert not Fingers(0.05, moving=True).seen(0.04995, DT).moving
 
 
-def test_a_jaw_that_closes_on_the_table_is_arrested_by_the_filter() -> None:
+@pytest.mark.parametrize("nearly_out", [True, False])
+def test_a_jaw_that_closes_on_the_table_is_arrested_where_it_would_drive_the_arm_out(nearly_out: bool) -> None:
     """The wrist feels what the jaw pushes against; once nothing is felt for a while the fingers go on."""
-    arm, opening, openings = Arm.at("so101", CommandMode.POSITION), 0.06, []
+    start = np.array(robot("so101").home)
+    if nearly_out:
+        end = robot("so101").limits.position_upper - safety("so101").profile.joints.position_margin_rad
+        start[4] = end[4] - 1e-3
+    arm, opening, leads = Arm.at("so101", CommandMode.POSITION, start), 0.095, []
     for tick in range(60):
         touching = 5 <= tick < 10
         force = felt(arm.filter, arm.q, np.array([0.0, 0.0, 40.0]) if touching else np.zeros(3))
         result = arm.step(arm.q, opening=0.007, state=arm.state(force=force, opening=opening))
-        openings.append(result.command.gripper_opening)
-        opening += min(max(result.command.gripper_opening - opening, -0.001), 0.001)
-    assert openings[4] == 0.007
-    assert all(value > 0.05 for value in openings[6:24])  # 100 ms after the last contact at least
-    assert openings[-1] == 0.007
+        leads.append(opening - result.command.gripper_opening)
+        opening -= min(max(leads[-1], -0.001), 0.001)
+    assert leads[4] > 0.001
+    assert all(lead <= 0.001 + 1e-9 for lead in leads[6:24]) == nearly_out  # 100 ms after the last contact at least
+    assert leads[-1] > 0.001
 
 
 def test_fingers_that_nobody_sees_do_not_go_on() -> None:
