@@ -16,8 +16,8 @@ from safety.limits import JointAccelerationLimit
 from safety.profile import SafetyProfile
 from safety.torque import TorqueMap
 
-# How fast a joint that has drifted out of its range is drawn back in, 1/s, by torques and by velocities.
-_DRAWN_IN_1_S, _BROUGHT_IN_1_S = 2.0, 5.0
+# How fast a velocity-driven joint that has been pushed out of its range is brought back in, 1/s.
+_BROUGHT_IN_1_S = 5.0
 # A joint that is farther out of its range than this is being pushed there, rad.
 _PUSHED_OUT_RAD = 0.001
 # Keeps what is taken off a velocity finite where the arm cannot move into what it touches, m^2/rad^2 over N m/rad.
@@ -126,11 +126,6 @@ class Actuation:
                     values = np.clip(values, last_torque - reach, last_torque + reach)
                     reasons += (SafetyReason("joint_torque_rate", rate, "slowed down; margin in N m/s"),)
             velocity = self._torque.velocity_after(tick.place, tick.previous, values, tick.outside, dt)
-            # Errors of sensors let a joint creep out of its range at rest, and nothing else would bring it back.
-            beyond = tick.place - np.clip(tick.place, self._lower, self._upper)
-            if beyond.any():
-                inward = np.where(beyond != 0.0, -_DRAWN_IN_1_S * beyond, velocity)
-                return Demand(velocity, inward, reasons, True, values if reasons else None)
             return Demand(velocity, velocity, reasons, values=values if reasons else None)
         if last_asked is None:
             asked = (values - start) / dt

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from controllers.executor import is_finite
 from controllers.loop import ControlLoop
 from controllers.types import JointCommand, OperatorEvent, RobotState, TickInputs, frozen_array
 from safety.monitor import GroundTruthMonitor, LimitMargin, Violation
@@ -154,7 +155,8 @@ def _attack_with_tokens(
     for tick in range(total):
         now_ns = session.plant.now_ns
         sensed = senses.sense(session.plant.sense())
-        if not _fits(sensed, cell):  # the loop's contract: states have the robot's shape
+        # The loop's contract: states have the robot's shape, and it does not start from a broken one.
+        if not _fits(sensed, cell) or (tick == 0 and not is_finite(sensed)):
             sensed = session.plant.sense()
         arrivals = attacker.arrivals(tick, now_ns, requested)
         state, outputs = loop.tick(state, TickInputs(tick, now_ns, sensed, arrivals, _events(tick, plan, operator)))
