@@ -92,7 +92,9 @@ def test_asynchronous_requests_return_at_once_and_the_newest_waits() -> None:
         assert process.poll(0) == ()
         assert time.monotonic() - started < 0.25
         arrivals = [*process.wait(10.0), *process.wait(10.0)]
-        assert [arrival.chunk.observation_stamp_ns for arrival in arrivals] == [0, 3]
+        # The first that the process took, usually 0 but on a busy machine a later one, and then only the newest.
+        taken, newest = [arrival.chunk.observation_stamp_ns for arrival in arrivals]
+        assert taken < newest == 3
         assert process.dropped == 2
 
 
