@@ -120,7 +120,7 @@ async def _serve(policy: ServedPolicy, options: ServerOptions, *, json: bool) ->
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):
+        with contextlib.suppress(NotImplementedError):  # Windows: its event loop takes no signal handlers
             loop.add_signal_handler(number, stop.set)
     console.print(f"loading {policy.name} ...")
     async with running(policy, options) as server:
