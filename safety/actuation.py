@@ -12,7 +12,7 @@ from safety.contact import Contact
 from safety.kernel.contact import dropped, eased
 from safety.kernel.joints import catch_up
 from safety.kinematics import Dynamics, SafetyKinematics
-from safety.limits import JointAccelerationLimit
+from safety.limits import JointAccelerationLimit, joint_range
 from safety.profile import SafetyProfile
 from safety.torque import TorqueMap
 
@@ -92,8 +92,7 @@ class Actuation:
         dropped(self._values, self._compliance, self._values, _LEAST_GIVE, 0.0, out)
         eased(mass, self._values, self._values, self._values, 0.0, out)
         self._rest_speed = profile.monitoring.rest_speed_rad_s
-        margin = joints.position_margin_rad
-        self._lower, self._upper = robot.position_lower + margin, robot.position_upper - margin
+        self._lower, self._upper = joint_range(description, joints.position_margin_rad)
 
     def demand(
         self, tick: Tick, values: FloatArray, last_asked: FloatArray | None, last_torque: FloatArray | None

@@ -14,7 +14,7 @@ from safety.contact import Contact, ContactSense, ObserverMemory
 from safety.intake import SHORTEST_PERIOD
 from safety.kinematics import Dynamics, Geometry
 from safety.lag import Lag, Servos
-from safety.limits import Fingers, LimitSet
+from safety.limits import Fingers, LimitSet, joint_range
 from safety.memory import SafetyMemory
 from safety.motion import Motion, MotionFactory, braked
 from safety.profile import SafetyProfile
@@ -103,9 +103,7 @@ class Viewer:
         self._kinematics, self._hull = watched.kinematics, watched.hull
         self._sense = ContactSense(description, watched.kinematics, profile.force)
         self._servos = Servos(description, watched.kinematics)
-        margin = profile.joints.position_margin_rad
-        self._lower = description.limits.position_lower + margin
-        self._upper = description.limits.position_upper - margin
+        self._lower, self._upper = joint_range(description, profile.joints.position_margin_rad)
         self._fastest, self._acceleration = limits.velocity.maximum, limits.acceleration.maximum
         lead = profile.gripper.force_n / description.gripper.stiffness
         self._grasp_m = min(_GRASP_M, 0.5 * lead)

@@ -15,7 +15,7 @@ from safety.limits.end_effector_speed import EndEffectorAngularSpeedLimit, EndEf
 from safety.limits.gripper import Fingers, GripperLimit
 from safety.limits.joint_acceleration import JointAccelerationLimit
 from safety.limits.joint_jerk import JointJerkLimit
-from safety.limits.joint_position import JointPositionLimit
+from safety.limits.joint_position import JointPositionLimit, joint_range
 from safety.limits.joint_torque import JointTorqueLimit
 from safety.limits.joint_velocity import JointVelocityLimit
 from safety.limits.keep_out import KeepOutLimit
@@ -53,6 +53,7 @@ __all__ = [
     "WorkspaceBoxLimit",
     "WorkspacePolytopeLimit",
     "build_limits",
+    "joint_range",
     "scale_interval",
 ]
 
@@ -93,12 +94,9 @@ def build_limits(
     acceleration = frozen_array(robot.acceleration * joints.acceleration_fraction)
     tool = profile.end_effector
     fastest = min(tool.reduced_speed_m_s, tool.linear_speed_m_s) if reduced else tool.linear_speed_m_s
+    lower, upper = joint_range(description, joints.position_margin_rad)
     others: list[Limit] = [
-        JointPositionLimit(
-            frozen_array(robot.position_lower + joints.position_margin_rad),
-            frozen_array(robot.position_upper - joints.position_margin_rad),
-            acceleration,
-        ),
+        JointPositionLimit(frozen_array(lower), frozen_array(upper), acceleration),
         JointTorqueLimit(frozen_array(robot.torque * joints.torque_fraction)),
         _workspace_box(profile, watched),
         EndEffectorLinearSpeedLimit(fastest),

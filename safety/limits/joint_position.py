@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from controllers.robot import RobotDescription
 from controllers.types import FloatArray
 from safety.kernel.joints import position_margin
 from safety.limits.base import Judgement, VelocityBox, stoppable_share
 from safety.motion import Motion
+
+
+def joint_range(description: RobotDescription, margin: float) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper ends (n,) rad of the joints' published range, less ``margin`` rad at both."""
+    return description.limits.position_lower + margin, description.limits.position_upper - margin
 
 
 class JointPositionLimit:
