@@ -23,6 +23,8 @@ _FELT_N = 30.0
 # From this share of the quasi-static ceiling on, the speed into a contact falls linearly to zero at the ceiling.
 _ONSET = 0.5
 _ONSET_SPEED_M_S = 0.1
+# A slow loop notices late what it has pressed: the way into a contact within one tick is bounded, too.
+_ONSET_WAY_M = 5e-4
 # Slower than this along a contact force, the arm counts as coming to rest against what it touches.
 _ARREST_M_S = 0.05
 # Share of a measured force too much that is given up in a tick, once the arm rests against what it touches.
@@ -122,6 +124,15 @@ class LinkTouch:
         """
         return unexplained(torque, self._most, jacobian, contact.wrench)
 
+    @staticmethod
+    def against(contact: Contact, torque: FloatArray) -> Contact:
+        """What is felt, with no way left into what touches a link.
+
+        Where that is nobody knows; but its force works on a motion with the ``torque`` (n,) N m that joints feel from
+        outside, and takes from one that goes into it.
+        """
+        return contact._replace(into=-torque / math.sqrt(float(torque.dot(torque))), allowed=0.0)
+
     def led(self, command: FloatArray, state: RobotState) -> FloatArray:
         """A position command (n,) rad that pulls no joint harder than what is noticed."""
         if self._reach is None:
@@ -173,6 +184,7 @@ class ContactSense:
         wrench: FloatArray,
         command: FloatArray | None,
         jacobian: FloatArray,
+        dt: float,
         before: FloatArray | None = None,
     ) -> Contact:
         """All that is felt.
@@ -182,6 +194,7 @@ class ContactSense:
             wrench: (6,), of :meth:`wrench`.
             command: (n,) rad, where the commanded path stands; None where positions are not commanded.
             jacobian: (m, n): first three rows linear, the end effector's, m/rad, last three angular.
+            dt: Control period, s.
             before: (6,) wrench of a contact that may have opened just now, None if there was none of late.
         """
         into, servo = np.empty(self._n), None
@@ -211,16 +224,17 @@ class ContactSense:
             )
             servo = ServoLead(self._qd.copy(), lead, matrix, pressing, excess, yielding)
         speed, allowed = 0.0, math.inf
+        onset = min(_ONSET_SPEED_M_S, _ONSET_WAY_M / dt)
         if size > self._noticed:
             speed = float(into.dot(self._qd))
             share = min((self._ceiling - size) / ((1.0 - _ONSET) * self._ceiling), 1.0)
             if size > _ONSET * self._ceiling:
-                allowed = _ONSET_SPEED_M_S * max(share, 0.0)
+                allowed = onset * max(share, 0.0)
             if command is None and size > _FELT_N:  # nothing pulls such a command back later: it gives way at once
-                allowed = _ONSET_SPEED_M_S * max(share, 0.0) * max(1.0 - abs(speed) / _ARREST_M_S, 0.0)
+                allowed = onset * max(share, 0.0) * max(1.0 - abs(speed) / _ARREST_M_S, 0.0)
         elif command is None and before is not None:
             line_of_push(jacobian, before, into)
-            allowed = _ARREST_M_S
+            allowed = 0.5 * onset
         return Contact(wrench, size, into, speed, allowed, servo)
 
     def observe(

@@ -151,7 +151,7 @@ class Viewer:
         if sensed is not None:
             held = start if mode is CommandMode.POSITION else None
             before = self._sense.of_late(observer, now_ns)
-            contact = self._sense.contact(sensed, self._sense.wrench(sensed), held, geometry.jacobian, before)
+            contact = self._sense.contact(sensed, self._sense.wrench(sensed), held, geometry.jacobian, dt, before)
             observer = self._sense.touched(observer, contact, now_ns)
             lag = self._servos.lag(mode, sensed, start, geometry, dynamics, dt)
             if contact.force_size > self._fingers_felt_n:
@@ -167,7 +167,7 @@ class Viewer:
         position = inside if float(np.abs(inside - position).max()) < _SENSE_ERROR_RAD else position.copy()
         velocity = np.clip(sensed.joint_velocity, -self._fastest, self._fastest)
         geometry, dynamics = self._kinematics.look(position, sensed.joint_velocity)
-        contact = self._sense.contact(sensed, view.contact.wrench, position, geometry.jacobian)
+        contact = self._sense.contact(sensed, view.contact.wrench, position, geometry.jacobian, view.tick.dt)
         lag = self._servos.lag(view.tick.mode, sensed, position, geometry, dynamics, view.tick.dt)
         tick = view.tick._replace(place=position, start=position, previous=velocity)
         return view._replace(tick=tick, geometry=geometry, dynamics=dynamics, contact=contact, lag=lag)

@@ -57,7 +57,9 @@ class Yielding:
         pushed = self._links.pushed(view.observer.torque, contact, view.geometry.jacobian)
         if tick.mode is CommandMode.VELOCITY:
             if pushed > 0.0:
-                return _standing(view)._replace(reasons=(SafetyReason("contact_force", -pushed, _LINK_GIVES_WAY),))
+                blocked = self._links.against(contact, view.observer.torque)
+                why = SafetyReason("contact_force", -pushed, _LINK_GIVES_WAY)
+                return _standing(view)._replace(contact=blocked, reasons=(why,))
             return self._slowed_into(memory, view) if contact.felt else view
         if tick.now_ns - sensed.stamp_ns > _FRESH_TICKS * tick.dt * 1e9:
             return view

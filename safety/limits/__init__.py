@@ -58,6 +58,10 @@ __all__ = [
 ]
 
 
+# Walls are promised for the arm, and joints whose servos lag by different times cut corners of the commanded path, m.
+_CORNER_M = 1.5e-3
+
+
 class LimitSet(NamedTuple):
     """All limits of a profile.
 
@@ -131,11 +135,12 @@ def _workspace_box(profile: SafetyProfile, watched: Watched) -> WorkspaceBoxLimi
         for box in profile.workspace:
             if box.point == CARRIED_OBJECT:
                 radius = profile.carried_object.radius_m
-                carried = (watched.carried, radius, np.array(box.lower_m), np.array(box.upper_m))
+                low, high = np.array(box.lower_m) + _CORNER_M, np.array(box.upper_m) - _CORNER_M
+                carried = (watched.carried, radius, low, high)
     return WorkspaceBoxLimit(
         np.arange(len(boxes), dtype=np.int64),
-        np.array([box.lower_m for box in boxes]),
-        np.array([box.upper_m for box in boxes]),
+        np.array([box.lower_m for box in boxes]) + _CORNER_M,
+        np.array([box.upper_m for box in boxes]) - _CORNER_M,
         profile.stopping.standoff_m,
         carried,
     )
@@ -150,6 +155,6 @@ def _polytopes(profile: SafetyProfile, watched: Watched) -> WorkspacePolytopeLim
             for plane in polytope.planes:
                 points.append(watched.index(name, profile))
                 normals.append(plane.normal)
-                offsets.append(plane.offset_m)
+                offsets.append(plane.offset_m - _CORNER_M)
     standoff = profile.stopping.standoff_m
     return WorkspacePolytopeLimit(np.array(points, dtype=np.int64), np.array(normals), np.array(offsets), standoff)

@@ -11,9 +11,20 @@ from safety.limits.base import Judgement, VelocityBox, stoppable_share
 from safety.motion import Motion
 
 
+JOINT_STANDOFF_RAD = 4e-3
+"""What the ends of the commanded range stay short of the profile's: a push that the profile allows, or a state that comes
+late, drives a servo by about as much, and the promise is about the arm."""
+
+
 def joint_range(description: RobotDescription, margin: float) -> tuple[FloatArray, FloatArray]:
-    """Lower and upper ends (n,) rad of the joints' published range, less ``margin`` rad at both."""
-    return description.limits.position_lower + margin, description.limits.position_upper - margin
+    """Lower and upper ends (n,) rad of what may be commanded.
+
+    Args:
+        description: The robot.
+        margin: rad, what its profile keeps free at both ends of the published range; `JOINT_STANDOFF_RAD` comes on top.
+    """
+    inside = margin + JOINT_STANDOFF_RAD
+    return description.limits.position_lower + inside, description.limits.position_upper - inside
 
 
 class JointPositionLimit:

@@ -122,7 +122,7 @@ class Bench:
             state = sensed(q if lead is None else q - lead, still if rates is None else rates, 0)
             wrench = np.zeros(6)
             wrench[:3] = 0.0 if force is None else force
-            contact = self.sense.contact(state, wrench, None if lead is None else q, geometry.jacobian)
+            contact = self.sense.contact(state, wrench, None if lead is None else q, geometry.jacobian, dt)
             mode = CommandMode.VELOCITY if lead is None else CommandMode.POSITION
             lag = servos.lag(mode, state, q, geometry, dynamics, dt)
         return MotionFactory(
