@@ -16,8 +16,8 @@ from safety.profile import ForceSettings
 
 # Added to the compliance at the end effector, m/N: keeps its inverse finite where the arm is singular.
 _LEAST_COMPLIANCE = 1e-6
-# Bandwidth of the momentum observer, 1/s: it settles in about 20 ms.
-_OBSERVER_GAIN_1_S = 150.0
+# Bandwidth of the momentum observer, 1/s: it settles within 10 ms.
+_OBSERVER_GAIN_1_S = 400.0
 # A measured force that is a contact, and neither the weight of what is carried nor the hand's own inertia.
 _FELT_N = 30.0
 # From this share of the quasi-static ceiling on, the speed into a contact falls linearly to zero at the ceiling.
@@ -31,6 +31,8 @@ _ARREST_M_S = 0.05
 _GIVEN_UP = 0.2
 # A joint torque from outside that no error of the model explains: as a share of what is published, and at least N m.
 _LINK_SHARE, _LINK_LEAST_N_M = 0.15, 8.0
+# Of that, what servos may go on pulling with: near its axis a link presses hard with little torque.
+_LINK_PULL = 0.3
 # For so long after a contact the arm comes back to it no faster than that: what has bounced off is met again.
 _BOUNCE_NS = 100_000_000
 
@@ -112,7 +114,7 @@ class LinkTouch:
         """Set what is noticed."""
         self._most = np.maximum(description.limits.torque * _LINK_SHARE, _LINK_LEAST_N_M)
         servo = description.servo
-        self._reach = None if servo is None else self._most / servo.stiffness
+        self._reach = None if servo is None else _LINK_PULL * self._most / servo.stiffness
 
     def pushed(self, torque: FloatArray, contact: Contact, jacobian: FloatArray) -> float:
         """How much more than unexplained noise any joint feels from outside, N m; not positive where none does.
@@ -134,7 +136,7 @@ class LinkTouch:
         return contact._replace(into=-torque / math.sqrt(float(torque.dot(torque))), allowed=0.0)
 
     def led(self, command: FloatArray, state: RobotState) -> FloatArray:
-        """A position command (n,) rad that pulls no joint harder than what is noticed."""
+        """A position command (n,) rad that pulls every joint less hard than what is noticed."""
         if self._reach is None:
             return state.joint_position.copy()
         position = state.joint_position

@@ -105,7 +105,7 @@ def build_limits(
         _workspace_box(profile, watched),
         EndEffectorLinearSpeedLimit(fastest),
         EndEffectorAngularSpeedLimit(tool.angular_speed_rad_s),
-        KineticEnergyLimit(tool.kinetic_energy_j, description.n, watched.kinematics.tool_points),
+        KineticEnergyLimit(tool.kinetic_energy_j, description.n, tuple(range(len(watched.names)))),
         CommandLeadLimit(profile.force.command_lead_n),
         ContactForceLimit(profile.force.quasi_static_n),
         SelfCollisionLimit(0.0),
