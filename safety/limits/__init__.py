@@ -15,7 +15,7 @@ from safety.limits.end_effector_speed import EndEffectorAngularSpeedLimit, EndEf
 from safety.limits.gripper import Fingers, GripperLimit
 from safety.limits.joint_acceleration import JointAccelerationLimit
 from safety.limits.joint_jerk import JointJerkLimit
-from safety.limits.joint_position import JointPositionLimit, joint_range
+from safety.limits.joint_position import JOINT_RESERVE_RAD, JointPositionLimit, joint_range
 from safety.limits.joint_torque import JointTorqueLimit
 from safety.limits.joint_velocity import JointVelocityLimit
 from safety.limits.keep_out import KeepOutLimit
@@ -29,6 +29,8 @@ from safety.profile import SafetyProfile
 from safety.watched import CARRIED_OBJECT, Watched
 
 __all__ = [
+    "JOINT_RESERVE_RAD",
+    "WALL_RESERVE_M",
     "CommandLeadLimit",
     "ContactForceLimit",
     "EndEffectorAngularSpeedLimit",
@@ -58,8 +60,8 @@ __all__ = [
 ]
 
 
-# Walls are promised for the arm, and joints whose servos lag by different times cut corners of the commanded path, m.
-_CORNER_M = 1.5e-3
+# The promise is about the arm: joints whose servos lag by different times cut the corners of the commanded path, m.
+WALL_RESERVE_M = 1.5e-3
 
 
 class LimitSet(NamedTuple):
@@ -135,12 +137,12 @@ def _workspace_box(profile: SafetyProfile, watched: Watched) -> WorkspaceBoxLimi
         for box in profile.workspace:
             if box.point == CARRIED_OBJECT:
                 radius = profile.carried_object.radius_m
-                low, high = np.array(box.lower_m) + _CORNER_M, np.array(box.upper_m) - _CORNER_M
+                low, high = np.array(box.lower_m) + WALL_RESERVE_M, np.array(box.upper_m) - WALL_RESERVE_M
                 carried = (watched.carried, radius, low, high)
     return WorkspaceBoxLimit(
         np.arange(len(boxes), dtype=np.int64),
-        np.array([box.lower_m for box in boxes]) + _CORNER_M,
-        np.array([box.upper_m for box in boxes]) - _CORNER_M,
+        np.array([box.lower_m for box in boxes]) + WALL_RESERVE_M,
+        np.array([box.upper_m for box in boxes]) - WALL_RESERVE_M,
         profile.stopping.standoff_m,
         carried,
     )
@@ -155,6 +157,6 @@ def _polytopes(profile: SafetyProfile, watched: Watched) -> WorkspacePolytopeLim
             for plane in polytope.planes:
                 points.append(watched.index(name, profile))
                 normals.append(plane.normal)
-                offsets.append(plane.offset_m - _CORNER_M)
+                offsets.append(plane.offset_m - WALL_RESERVE_M)
     standoff = profile.stopping.standoff_m
     return WorkspacePolytopeLimit(np.array(points, dtype=np.int64), np.array(normals), np.array(offsets), standoff)

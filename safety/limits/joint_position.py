@@ -10,10 +10,8 @@ from safety.kernel.joints import position_margin
 from safety.limits.base import Judgement, VelocityBox, stoppable_share
 from safety.motion import Motion
 
-
-JOINT_STANDOFF_RAD = 4e-3
-"""What the ends of the commanded range stay short of the profile's: a push that the profile allows, or a state that comes
-late, drives a servo by about as much, and the promise is about the arm."""
+# The promise is about the arm: a push that the profile allows, or a late state, moves a joint by about as much, rad.
+JOINT_RESERVE_RAD = 4e-3
 
 
 def joint_range(description: RobotDescription, margin: float) -> tuple[FloatArray, FloatArray]:
@@ -21,9 +19,9 @@ def joint_range(description: RobotDescription, margin: float) -> tuple[FloatArra
 
     Args:
         description: The robot.
-        margin: rad, what its profile keeps free at both ends of the published range; `JOINT_STANDOFF_RAD` comes on top.
+        margin: rad, what its profile keeps free at both ends of the published range; `JOINT_RESERVE_RAD` comes on top.
     """
-    inside = margin + JOINT_STANDOFF_RAD
+    inside = margin + JOINT_RESERVE_RAD
     return description.limits.position_lower + inside, description.limits.position_upper - inside
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from controllers.types import CommandMode, FloatArray, OperatorEvent, RobotState, SafetyResult, SafetyStatus
 from safety.building import build_filter
 from safety.filter import PathConsistentFilter, SafetyMemory
-from safety.limits import GripperLimit
+from safety.limits import WALL_RESERVE_M, GripperLimit
 from safety.profile import load_profile, parse_profile
 from sim.robot import SimRobot, apply_actuator_mode
 from tests.safety.helpers import ARMS, DT, ROBOTS, TICK_NS, Arm, command, felt, robot, safety, sensed, solved
@@ -358,7 +358,7 @@ def test_a_grasp_is_noticed_however_gently_the_gripper_may_close(force_n: float)
             arm.step(down, opening=0.0, state=arm.state(opening=fingers))
         heights.append(float(built.kinematics.points(arm.q)[0][2]))
     empty, full = heights
-    assert full == pytest.approx(0.003 + 0.05 + built.profile.stopping.standoff_m, abs=1e-4)
+    assert full == pytest.approx(0.003 + 0.05 + WALL_RESERVE_M + built.profile.stopping.standoff_m, abs=1e-4)
     assert empty < 0.02
 
 

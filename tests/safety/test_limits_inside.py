@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controllers.types import FloatArray
+from safety.limits import WALL_RESERVE_M
 from safety.motion import Motion, braked
 from safety.profile import SphereZone
 from tests.safety.cases import case, cases, few, limit_of, seeds, share_of
@@ -103,6 +104,7 @@ def test_a_load_is_kept_out_of_zones_and_in_the_box_as_well(name: str, seed: int
         site = measured.data.site(bench.description.end_effector_site)
         centre = site.xpos + site.xmat.reshape(3, 3) @ np.array(carried.centre_m)
         inside = min(float((centre - floor).min()), float((np.array(box.upper_m) - centre).min())) - carried.radius_m
+        inside -= WALL_RESERVE_M
         assert walls.judge(rest).margin == pytest.approx(min(inside, -measured.workspace_box()), abs=1e-9)
         ball = next(zone for zone in bench.profile.keep_outs if isinstance(zone, SphereZone))
         free = float(np.linalg.norm(centre - np.array(ball.centre_m))) - ball.radius_m - carried.radius_m

@@ -12,6 +12,7 @@ from controllers.robot import RobotDescription
 from controllers.types import FloatArray
 from safety.building import build_filter
 from safety.filter import PathConsistentFilter
+from safety.limits import JOINT_RESERVE_RAD, WALL_RESERVE_M
 from safety.profile import (
     BoxZone,
     CapsuleZone,
@@ -95,13 +96,13 @@ def full_filter(name: str, sliding: bool = False) -> PathConsistentFilter:
 
 
 class World:
-    """An arm with its hull and zones in a MuJoCo model. Every ``*_excess`` is positive where a limit is violated."""
+    """An arm with its hull and zones in a MuJoCo model: how far outside it is of what may be commanded."""
 
     def __init__(self, description: RobotDescription, profile: SafetyProfile) -> None:
         self.description, self.profile, self.n = description, profile, description.n
         joints, limits = profile.joints, description.limits
-        self.lower = limits.position_lower + joints.position_margin_rad
-        self.upper = limits.position_upper - joints.position_margin_rad
+        self.lower = limits.position_lower + joints.position_margin_rad + JOINT_RESERVE_RAD
+        self.upper = limits.position_upper - joints.position_margin_rad - JOINT_RESERVE_RAD
         spec = mujoco.MjSpec.from_file(str(description.model_path))
         hidden: dict[str, Any] = {"contype": 0, "conaffinity": 0, "mass": 0.0}
         for capsule in description.capsules:
@@ -172,10 +173,10 @@ class World:
                 continue
             point = self.data.site_xpos[self.model.site(box.point).id]
             worst = max(worst, float((point - box.upper_m).max()), float((np.array(box.lower_m) - point).max()))
-        return worst
+        return worst + WALL_RESERVE_M
 
     def workspace_polytope(self) -> float:
-        return max(
+        return WALL_RESERVE_M + max(
             float(np.dot(plane.normal, self.data.site_xpos[self.model.site(name).id])) - plane.offset_m
             for polytope in self.profile.polytopes
             for name in polytope.points
