@@ -30,8 +30,10 @@ class Contacts:
         root = int(model.body_rootid[int(model.jnt_bodyid[model.joint(description.joint_names[0]).id])])
         arm_bodies = model.body_rootid == root
         self._is_arm = arm_bodies[model.geom_bodyid]
-        # Welded to the world: whatever is fixed. The rest may be held.
-        self._is_free = (model.body_weldid[model.geom_bodyid] != 0) & ~self._is_arm
+        # Welded to the world: whatever is fixed. The rest may be held, unless springs hold it already.
+        sprung = {int(body) for body, k in zip(model.jnt_bodyid, model.jnt_stiffness, strict=True) if k > 0.0}
+        is_sprung = np.array([int(body) in sprung for body in model.geom_bodyid])
+        self._is_free = (model.body_weldid[model.geom_bodyid] != 0) & ~self._is_arm & ~is_sprung
         fingers = {int(model.jnt_bodyid[model.joint(name).id]) for name in description.gripper.joints}
         self._is_finger = np.array([int(body) in fingers for body in model.geom_bodyid])
         self._bodies = model.geom_bodyid

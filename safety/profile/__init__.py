@@ -8,6 +8,7 @@ from safety.profile.errors import SafetyProfileError
 from safety.profile.loading import BUILT_IN_PROFILES, load_profile, parse_profile
 from safety.profile.profile import SafetyProfile
 from safety.profile.settings import (
+    STIFFEST_SURFACE_N_M,
     CarriedObject,
     EndEffectorSettings,
     Enforcement,
@@ -36,6 +37,7 @@ from safety.profile.zones import (
 
 __all__ = [
     "BUILT_IN_PROFILES",
+    "STIFFEST_SURFACE_N_M",
     "BoxZone",
     "CapsuleZone",
     "CarriedObject",

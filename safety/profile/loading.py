@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,7 @@ from safety.profile.errors import SafetyProfileError
 from safety.profile.fields import check_keys, mapping, parse_section, sequence, string
 from safety.profile.profile import SafetyProfile
 from safety.profile.settings import (
+    STIFFEST_SURFACE_N_M,
     CarriedObject,
     EndEffectorSettings,
     Enforcement,
@@ -94,7 +96,7 @@ def _profile_path(name_or_path: str | Path) -> Path:
 def _parse(where: str, data: Mapping[str, object]) -> SafetyProfile:
     check_keys(where, data, (*_REQUIRED, *_OPTIONAL), _REQUIRED)
     cone, carried = data.get("orientation"), data.get("carried_object")
-    return SafetyProfile(
+    profile = SafetyProfile(
         name=string(where, "name", data["name"]),
         robot=string(where, "robot", data["robot"]),
         enforcement=_enforcement(where, data["enforcement"]),
@@ -113,6 +115,21 @@ def _parse(where: str, data: Mapping[str, object]) -> SafetyProfile:
         orientation=None if cone is None else parse_section(f"{where}: orientation", cone, OrientationCone),
         carried_object=None if carried is None else parse_section(f"{where}: carried_object", carried, CarriedObject),
     )
+    _check_blow(where, profile)
+    return profile
+
+
+def _check_blow(where: str, profile: SafetyProfile) -> None:
+    """A blow that the energy allows must not exceed the force that may be felt."""
+    energy, force = profile.end_effector.kinetic_energy_j, profile.force.transient_n
+    most = force * force / (2.0 * STIFFEST_SURFACE_N_M)
+    if energy > most:
+        peak = math.sqrt(2.0 * STIFFEST_SURFACE_N_M * energy)
+        raise SafetyProfileError(
+            f"{where}: end_effector: kinetic_energy_j: expected at most {most:.3g}, so that a blow against "
+            f"{STIFFEST_SURFACE_N_M / 1e3:g} N/mm stays below force: transient_n ({force:g}); found {energy:g}, "
+            f"which strikes with up to {peak:.0f} N. Lower it, or raise transient_n"
+        )
 
 
 def _enforcement(where: str, value: object) -> Enforcement:

@@ -7,6 +7,9 @@ from enum import Enum
 
 from safety.profile.fields import Tighter, Vector, direction, number, position
 
+# What a blow is reckoned with: stiffer than any that ISO/TS 15066 gives for a body region (skull: 150 N/mm).
+STIFFEST_SURFACE_N_M = 150e3
+
 
 class Enforcement(Enum):
     """What happens to a command that may not pass as it is."""
@@ -44,8 +47,9 @@ class EndEffectorSettings:
         linear_speed_m_s: Largest speed.
         angular_speed_rad_s: Largest turning speed.
         reduced_speed_m_s: Largest speed once reduced-speed mode is on.
-        kinetic_energy_j: Largest energy that any point of the tool delivers to what stops it, whichever way that faces.
-            Against a surface of stiffness k a blow peaks at ``sqrt(2 k E)`` newtons.
+        kinetic_energy_j: Largest energy that any watched point of the arm delivers to what stops it, whichever way that
+            faces. Against a surface of stiffness k a blow peaks at ``sqrt(2 k E)`` newtons, which must stay below
+            ``transient_n`` for `STIFFEST_SURFACE_N_M`.
     """
 
     linear_speed_m_s: float = number(0.01, 3.0)

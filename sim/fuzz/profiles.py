@@ -10,6 +10,7 @@ import numpy as np
 from controllers.robot import RobotDescription
 from safety.monitor import MonitoredLimit, MonitorTolerance, PlaceMonitor
 from safety.profile import (
+    STIFFEST_SURFACE_N_M,
     BoxZone,
     CapsuleZone,
     CylinderZone,
@@ -82,6 +83,7 @@ def _home_is_clear(
 
 def _slower(profile: SafetyProfile, rng: np.random.Generator, seed: int) -> SafetyProfile:
     speed = float(rng.uniform(0.15, 1.2))
+    most = profile.force.transient_n**2 / (2.0 * STIFFEST_SURFACE_N_M)  # more is refused
     return replace(
         profile,
         name=f"random_{profile.robot}_{seed}",
@@ -96,7 +98,7 @@ def _slower(profile: SafetyProfile, rng: np.random.Generator, seed: int) -> Safe
             linear_speed_m_s=speed,
             angular_speed_rad_s=float(rng.uniform(0.5, 3.0)),
             reduced_speed_m_s=min(speed, profile.end_effector.reduced_speed_m_s),
-            kinetic_energy_j=float(rng.uniform(0.1, 1.0)),
+            kinetic_energy_j=float(rng.uniform(0.25, 1.0)) * most,
         ),
         gripper=replace(
             profile.gripper, speed_m_s=float(rng.uniform(0.05, 0.4)), force_n=float(rng.uniform(15.0, 70.0))
