@@ -220,3 +220,12 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     path.write_text("a: [")
     with pytest.raises(SafetyProfileError, match=r"list\.yaml: not valid YAML"):
         load_profile(path)
+
+
+def test_a_blow_that_strikes_harder_than_may_be_felt_is_refused() -> None:
+    data: dict[str, Any] = load_profile("panda_tabletop").to_json()
+    data["end_effector"]["kinetic_energy_j"] = 1.0
+    with pytest.raises(SafetyProfileError, match=r"expected at most 0\.533.*transient_n \(400\).*found 1, .* 548 N"):
+        parse_profile(data)
+    data["force"]["transient_n"] = 548.0
+    assert parse_profile(data).end_effector.kinetic_energy_j == 1.0

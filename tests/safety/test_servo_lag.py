@@ -157,6 +157,7 @@ def test_joints_that_cancel_each_other_do_not_while_one_lags() -> None:
     """Before and after the turn the hand stands still; in between the wrist is ahead of the shoulder."""
     data: dict[str, Any] = load_profile("panda_tabletop").to_json()
     data["end_effector"].update(angular_speed_rad_s=0.5, kinetic_energy_j=2.0)
+    data["force"]["transient_n"] = 1000.0
     built = Bench.of(robot("panda"), parse_profile(data))
     turning, servo = np.zeros(7), robot("panda").servo
     assert servo is not None

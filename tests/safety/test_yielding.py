@@ -97,15 +97,17 @@ def test_a_position_path_gives_way_to_a_link_that_is_stopped(name: str) -> None:
     direction = np.zeros_like(where)
     direction[1] = 1.0
     pulls: list[float] = []
+    statuses: list[SafetyStatus] = []
     for _ in range(200):
         pull = servo.stiffness * (arm.q - where)
         arm.qd = np.zeros_like(where)
         state = sensed(where, arm.qd, arm.now_ns, effort=link_pushed(arm, -pull))
         result = arm.step(arm.q + 0.2 * DT * direction, state=state)
         pulls.append(float((servo.stiffness * (result.command.values - where))[1]))
+        statuses.append(result.status)
     assert max(pulls) < 4.0 * most[1]  # what a few ticks add until the observer has seen it
-    assert np.mean(pulls[-50:]) < 2.0 * most[1]
-    assert result.status is not SafetyStatus.RUN
+    assert np.mean(pulls[-50:]) < 1.5 * most[1]
+    assert SafetyStatus.LIMITING in statuses[-10:]
 
 
 def test_a_velocity_path_gives_way_to_a_link_that_is_stopped() -> None:
@@ -204,3 +206,15 @@ def test_fingers_that_nobody_sees_do_not_go_on() -> None:
     for _ in range(8):
         result = arm.step(arm.q, opening=0.007, state=seen)
     assert result.command.gripper_opening == pytest.approx(0.058)
+
+
+def test_a_velocity_path_leads_nowhere_a_touched_link_is_pushed_from() -> None:
+    """Even what one tick of a slow loop would gain from rest takes nothing from what pushes the link."""
+    arm = Arm.at("panda", CommandMode.VELOCITY)
+    where, pushed = arm.q.copy(), np.array([0.0, -40.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    for asked in (0.5, -0.5):
+        for _ in range(20):
+            arm.q, arm.qd = where.copy(), np.zeros(7)
+            state = sensed(where, arm.qd, arm.now_ns, effort=link_pushed(arm, pushed))
+            result = arm.step(np.array([0.0, asked, 0.0, 0.0, 0.0, 0.0, 0.0]), dt=0.02, state=state)
+        assert float(result.command.values[1]) * -40.0 >= -1e-9
