@@ -18,7 +18,7 @@ from safety.filter import PathConsistentFilter, SafetyMemory
 from safety.limits import WALL_RESERVE_M, GripperLimit
 from safety.profile import load_profile, parse_profile
 from sim.robot import SimRobot, apply_actuator_mode
-from tests.safety.helpers import ARMS, DT, ROBOTS, TICK_NS, Arm, command, felt, robot, safety, sensed, solved
+from tests.safety.helpers import ARMS, DT, ROBOTS, TICK_NS, Arm, Bench, command, felt, robot, safety, sensed, solved
 
 every_arm = pytest.mark.parametrize("name", ARMS)
 TRIPPED = SafetyStatus.PROTECTIVE_STOP
@@ -401,6 +401,15 @@ def test_a_velocity_command_into_a_contact_ends_at_once_and_one_out_of_it_does_n
     for _ in range(60):
         result = step(arm, -60.0 * into, velocity=-0.3)
     assert result.status is SafetyStatus.RUN
+
+
+@given(rate_hz=st.integers(20, 200), force_n=st.floats(31.0, 139.0))
+def test_no_contact_is_entered_far_within_a_tick(rate_hz: int, force_n: float) -> None:
+    """However slowly the loop runs: it notices only at the next tick what it has pressed."""
+    bench = Bench.of(robot("panda"), load_profile("panda_tabletop"))
+    dt, home = 1.0 / rate_hz, np.array(robot("panda").home)
+    factory = bench.factory(home, force=np.array([0.0, 0.0, force_n]), dt=dt)
+    assert factory.contact.allowed * dt <= 5e-4 + 1e-12
 
 
 @pytest.mark.parametrize("name", ["panda", "ur5e"])
