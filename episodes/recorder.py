@@ -1,9 +1,8 @@
 """The recording process of a real-time episode, and the loop's side of it.
 
-Two sequenced-packet sockets lead to the recorder: one for ticks, chunks and all other numbers, one for camera frames,
-so that no tick ever queues behind a picture. A packet is sent whole or not at all, and carries a number, so that an
-interrupted send is simply repeated. The loop never waits: what does not fit stays in its own memory, except for
-frames beyond a bound, which are dropped (the finished episode shows which).
+Ticks, chunks and all other numbers go through a ring in shared memory, which costs the loop no system call; camera
+frames through a sequenced-packet socket, so that no tick ever queues behind a picture. The loop never waits: what does
+not fit stays in its own memory, except for frames beyond a bound, which are dropped (the finished episode shows which).
 """
 
 from __future__ import annotations
@@ -14,26 +13,25 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from episodes.errors import EpisodeError, LogLossError
+from episodes.hand_off import PACKET_BYTES, POLL_S, Receiver, Sender, SocketWay
 from episodes.images import Frame, decode_frame
 from episodes.journal import JOURNAL_NAME, JournalFile, Kind, Payload, Reserve, read_journal
-from episodes.log_faults import RETRY_S, LogReport, PatientJournal, RecorderStatus, StallWatch, fault_payload
+from episodes.log_faults import LogReport, PatientJournal, RecorderStatus, StallWatch, fault_payload
 from episodes.manifest import LogFault, Manifest
 from episodes.profile import camera_profile
+from episodes.ring import PacketRing
 from episodes.schema import row_dtype
 from episodes.store import finalize
 
-_PACKET = struct.Struct("<QBQQ")  # number, kind, offset of this part, length of the record
-_PART_BYTES = 64 * 1024
-_SOCKET_BYTES = 1 << 20
+_RING_BYTES = 2 << 20
+_LOOK_TICKS = 20  # how often the loop looks whether the recorder is there at all
 FRAME_BACKLOG_BYTES = 64 << 20
 _PUMP_BYTES = 512 * 1024  # frame bytes moved in one tick: bounds its cost to a fraction of a millisecond
 _START_TIMEOUT_S = 30.0
@@ -43,62 +41,6 @@ _READY = b"ready"
 _STALL = "the recording process took nothing: a slow disk, or it was stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    header: bytes
-    data: memoryview
-
-
-class _Sender:
-    """The loop's end of one socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._queue: deque[_Part] = deque()
-        self._next = 0
-        self.waiting_bytes = 0
-        self.records = 0
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-
-    def put(self, kind: Kind, payload: Payload) -> None:
-        """Queue a record. ``payload`` must not change any more."""
-        view = memoryview(payload)
-        total = len(view)
-        self.records += 1
-        for offset in range(0, max(total, 1), _PART_BYTES):
-            part = view[offset : offset + _PART_BYTES]
-            self._queue.append(_Part(_PACKET.pack(self._next, kind, offset, total), part))
-            self._next += 1
-            self.waiting_bytes += len(part)
-
-    def pump(self, budget: int = sys.maxsize) -> None:
-        """Send what the socket takes, up to ``budget`` bytes."""
-        queue = self._queue
-        while queue and budget > 0:
-            part = queue[0]
-            try:
-                self._socket.sendmsg((part.header, part.data))
-            except BlockingIOError:
-                return
-            # Interrupted before the next line, the packet goes out twice; its number tells the recorder.
-            queue.popleft()
-            self.waiting_bytes -= len(part.data)
-            budget -= len(part.data)
-
-    def drain(self, deadline: float) -> None:
-        """Send everything, waiting for the recorder."""
-        while self._queue:
-            self.pump()
-            if self._queue:
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-                select.select((), (self._socket,), (), 0.1)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 class ProcessBackend:
     """Hands records to a recording process; see :class:`episodes.backends.Backend`."""
 
@@ -106,8 +48,9 @@ class ProcessBackend:
         """Prepare for the store at ``path``; :meth:`start` starts the process."""
         self._path = path
         self._process: subprocess.Popen[bytes] | None = None
-        self._ticks: _Sender | None = None
-        self._frames: _Sender | None = None
+        self._ticks: Sender | None = None
+        self._frames: Sender | None = None
+        self._recorder: SocketWay | None = None
         self._status = RecorderStatus.create()
         self._stall = StallWatch()
         self._dropped = self._dropped_before = 0
@@ -133,8 +76,9 @@ class ProcessBackend:
                 sys.platform,
                 "record in lock-step here (manifest.realtime=False)",
             )
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
-        ends = [*(pair[1].fileno() for pair in pairs), self._status.fd]
+        ring = PacketRing.create("vla-ticks", _RING_BYTES)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ends = [ring.fd, theirs.fileno(), self._status.fd]
         root = str(Path(__file__).parent.parent)
         search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
         self._process = subprocess.Popen(
@@ -145,12 +89,12 @@ class ProcessBackend:
             start_new_session=True,  # Ctrl-C in the terminal is for the loop; the recorder outlives it
             env={**os.environ, "PYTHONPATH": search},
         )
-        for _, end in pairs:
-            end.close()
+        theirs.close()
         line = self._answer(_START_TIMEOUT_S)
         if line != _READY.decode():
             raise self._gone(line)
-        self._ticks, self._frames = _Sender(pairs[0][0]), _Sender(pairs[1][0])
+        self._recorder = SocketWay(ours)
+        self._ticks, self._frames = Sender(ring), Sender(self._recorder)
 
     def put(self, kind: Kind, payload: Payload) -> None:
         """Send a record, or keep it until there is room."""
@@ -168,7 +112,10 @@ class ProcessBackend:
 
     def pump(self, tick: int) -> None:
         """Send waiting ticks, then a bounded amount of frames; look at how the recorder fares."""
-        if self._ticks is None or self._frames is None or self.failure:
+        if self._ticks is None or self._frames is None or self._recorder is None or self.failure:
+            return
+        if tick % _LOOK_TICKS == 0 and self._recorder.gone():
+            self.failure = "the recording process has gone"
             return
         ended = self._stall.step(tick, self._ticks.records, self._status.handled)
         if ended is not None:
@@ -185,7 +132,7 @@ class ProcessBackend:
         fault = LogFault(_STALL, first_tick, seconds, self._dropped - self._dropped_before)
         self._ticks.put(Kind.FAULT, fault_payload(fault))
 
-    def _pump(self, sender: _Sender, budget: int = sys.maxsize) -> None:
+    def _pump(self, sender: Sender, budget: int = sys.maxsize) -> None:
         try:
             sender.pump(budget)
         except OSError as error:
@@ -198,17 +145,17 @@ class ProcessBackend:
         Raises:
             EpisodeError: The recorder died or does not answer.
         """
-        if self._ticks is None or self._frames is None:
+        if self._ticks is None or self._frames is None or self._recorder is None:
             return LogReport()
         try:
             deadline = time.monotonic() + _FINISH_TIMEOUT_S
             if not self.failure:
-                self._frames.drain(deadline)
-                self._ticks.drain(deadline)
+                self._frames.drain(self._recorder, deadline)
+                self._ticks.drain(self._recorder, deadline)
                 stall = self._stall.end()
                 if stall is not None:
                     self._note_stall(*stall)
-                    self._ticks.drain(deadline)
+                    self._ticks.drain(self._recorder, deadline)
         except OSError as error:
             self.failure = f"the recording process has gone: {error}"
         finally:
@@ -254,39 +201,10 @@ class ProcessBackend:
 # --------------------------------------------------------------------------------- in the recording process
 
 
-class _Receiver:
-    """The recorder's end of one socket: puts parts together and skips repeated ones."""
-
-    def __init__(self, fd: int) -> None:
-        self.socket = socket.socket(fileno=fd)
-        self.open = True
-        self._buffer = bytearray(_PACKET.size + _PART_BYTES)
-        self._next = 0
-        self._record = bytearray()
-
-    def receive(self) -> tuple[Kind, bytearray] | None:
-        """Take one packet; a record when it is the last part of one."""
-        try:
-            size = self.socket.recv_into(self._buffer)
-        except ConnectionError:
-            size = 0
-        if size == 0:
-            self.open = False
-            return None
-        number, kind, offset, total = _PACKET.unpack_from(self._buffer)
-        if number < self._next:
-            return None
-        self._next = number + 1
-        if offset == 0:
-            self._record = bytearray()
-        self._record += memoryview(self._buffer)[_PACKET.size : size]
-        return (Kind(kind), self._record) if len(self._record) == total else None
-
-
 class _Recorder:
     """Appends what arrives to the journal, ticks before frames."""
 
-    def __init__(self, path: Path, tick_fd: int, frame_fd: int, status_fd: int) -> None:
+    def __init__(self, path: Path, ring_fd: int, frame_fd: int, status_fd: int) -> None:
         self._path = path
         self._status = RecorderStatus.of(status_fd)
         self._file = JournalFile(path / JOURNAL_NAME)
@@ -295,19 +213,23 @@ class _Recorder:
         self._profile = camera_profile(opening.camera_profile)
         self._reserve = Reserve(path)
         self._journal = PatientJournal(self._file, self._reserve, layout, self._status)
-        self._ticks, self._frames = _Receiver(tick_fd), _Receiver(frame_fd)
+        self._ring, self._socket = PacketRing.of(ring_fd), socket.socket(fileno=frame_fd)
+        self._ticks, self._frames = Receiver(), Receiver()
+        self._buffer = bytearray(PACKET_BYTES)
+        self._open = True
         self._frame_header = b""
         self._end: bytearray | None = None
         self._stalls: list[LogFault] = []
 
     def run(self) -> LogReport:
-        """Record until the loop has closed both sockets or died, then finish the store."""
+        """Record until the loop has closed the socket or died, then finish the store."""
         synced = time.monotonic()
-        while self._ticks.open or self._frames.open:
-            receiver = self._next()
-            record = None if receiver is None else receiver.receive()
-            if receiver is not None and record is not None:
-                self._take(receiver, *record)
+        while True:
+            was_open = self._open  # what the loop put before it closed the socket is in the ring by now
+            if not self._take_ticks() and not was_open:
+                break
+            if self._open:
+                self._take_frame()
             self._journal.retry()
             if time.monotonic() - synced > _SYNC_PERIOD_S:
                 self._journal.sync()
@@ -317,15 +239,33 @@ class _Recorder:
         self._file.close()
         return LogReport((*self._stalls, *self._journal.faults), lost, failure=failure)
 
-    def _next(self) -> _Receiver | None:
-        """The socket to read from, None if nothing has come for a while."""
-        sockets = [receiver.socket for receiver in (self._ticks, self._frames) if receiver.open]
-        readable, _, _ = select.select(sockets, (), (), RETRY_S if self._journal.waiting else _SYNC_PERIOD_S)
-        if self._ticks.socket in readable:
-            return self._ticks
-        return self._frames if readable else None
+    def _take_ticks(self) -> bool:
+        """Take all that is in the ring; whether there was anything."""
+        any_taken = False
+        while (packet := self._ring.take()) is not None:
+            any_taken = True
+            record = self._ticks.receive(memoryview(packet))
+            if record is not None:
+                self._take(self._ticks, *record)
+        return any_taken
 
-    def _take(self, receiver: _Receiver, kind: Kind, payload: bytearray) -> None:
+    def _take_frame(self) -> None:
+        """Take a packet from the socket, waiting for it no longer than ticks may wait in the ring."""
+        readable, _, _ = select.select((self._socket,), (), (), POLL_S)
+        if not readable:
+            return
+        try:
+            size = self._socket.recv_into(self._buffer)
+        except ConnectionError:
+            size = 0
+        if size == 0:
+            self._open = False
+            return
+        record = self._frames.receive(memoryview(self._buffer)[:size])
+        if record is not None:
+            self._take(self._frames, *record)
+
+    def _take(self, receiver: Receiver, kind: Kind, payload: bytearray) -> None:
         if receiver is self._ticks:
             if kind is Kind.END:
                 self._end = payload
@@ -352,7 +292,7 @@ class _Recorder:
 
 
 def main() -> None:
-    """Entry of the recording process: store path, the numbers of the two sockets and of the page of its status."""
+    """Entry of the recording process: store path, the descriptors of ring, socket and status page."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "sched_setscheduler"):
         # The recorder must not inherit the loop's real-time priority, and must not push the loop off its core
