@@ -15,6 +15,7 @@ from episodes.episode import Episode
 from episodes.profile import LOSSLESS
 from episodes.report.charts import Chart, Series, Span, Stem, rate_bar, render, runs
 from episodes.report.deadlines import deadline_table
+from episodes.report.latency import latency_table
 from episodes.report.video import ContactSheet, contact_sheets
 from episodes.results import ResultRow
 from episodes.schema import EventKind
@@ -201,8 +202,8 @@ def episode_section(episode: Episode) -> str:
         f'<section class="episode" id="{_text(episode.path.name)}"><header><h2>{_text(manifest.instruction)}</h2>'
         f"{badge}<p>{_text(manifest.task)} · seed {manifest.seed} · {_text(episode.path.name)}</p></header>"
         f"{_facts(episode, time)}{_player(sheets)}"
-        f'<div class="charts">{figures}</div>{deadline_table(None if outcome is None else outcome.deadlines)}'
-        f"{_event_list(episode, start)}</section>"
+        f'<div class="charts">{figures}</div>{latency_table(episode)}'
+        f"{deadline_table(None if outcome is None else outcome.deadlines)}{_event_list(episode, start)}</section>"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 
 from controllers.differential_ik import DifferentialIKOptions
 from controllers.executor import ExecutorOptions
+from controllers.latency import parse_latency
 from controllers.operational_space import OperationalSpaceOptions
 from controllers.protocols import PolicyClient
 from controllers.types import CommandMode, OperatorEvent
 from episodes.manifest import PolicyIdentity
 from episodes.reader import open_episode
 from episodes.replay import replay
+from episodes.report.latency import chunk_latency, latency_table
 from sim.assembly import SimCell, assemble_sim, default_config, episode_streams, rebuild_for_replay
 from sim.rollout import ExpertSource, Teaching, episode_name, expert_policy, interruptible, new_interrupt, run_episode
 from sim.stack import StackConfig, StackConfigError, controller_options
@@ -303,3 +306,18 @@ def test_safety_cannot_be_left_out_silently() -> None:
 
 def test_names_of_episodes_sort_by_seed() -> None:
     assert episode_name("reach", 7) == "reach-000007.zarr"
+
+
+def test_the_report_traces_a_picture_to_its_first_command(tmp_path: Path) -> None:
+    config = replace(BLIND, latency=parse_latency("100ms"))
+    outcome = run_episode("reach", 5, ExpertSource(), config, out_dir=tmp_path)
+    episode = open_episode(tmp_path / outcome.episode)
+    latency = chunk_latency(episode)
+    assert len(latency.whole) + latency.never_played == int(episode.chunks.accepted.sum())
+    assert latency.whole.min() >= 100.0
+    parts = latency.inferred + latency.arrived + latency.played
+    np.testing.assert_allclose(parts, latency.whole, atol=1e-9)
+    table = latency_table(episode)
+    counts = [int(count) for count in re.findall(r"ms</td><td class=n>(\d+)</td>", table)]
+    assert sum(counts) == len(latency.whole)
+    assert "Picture to first command" in table
