@@ -68,6 +68,7 @@ class Contact(NamedTuple):
         speed: Of the arm into the contact, measured, m/s.
         allowed: Largest speed into the contact that may be commanded, m/s; infinite where nothing is felt.
         servo: The pull of the servos; None where positions are not commanded or the state is not known.
+        felt: Something is touched, beyond doubt.
     """
 
     wrench: FloatArray
@@ -76,11 +77,7 @@ class Contact(NamedTuple):
     speed: float
     allowed: float
     servo: ServoLead | None
-
-    @property
-    def felt(self) -> bool:
-        """Something is touched, beyond doubt."""
-        return self.force_size > _FELT_N
+    felt: bool = False
 
     def push(self, static: float) -> float:
         """How hard the arm may push into what it touches, N: with ``static`` once it rests against it."""
@@ -155,7 +152,7 @@ class ContactSense:
             force: The ceilings.
         """
         self._static, self._ceiling = force.command_lead_n, force.quasi_static_n
-        self._noticed = min(_FELT_N, _ONSET * self._ceiling)  # N, from which on the speed into a contact matters
+        self._noticed = min(_FELT_N, _ONSET * self._ceiling)  # N, from which on something is touched
         self._kinematics = kinematics
         self._damping = kinematics.damping.copy()
         self._has_servos = description.servo is not None
@@ -214,7 +211,7 @@ class ContactSense:
                 self._compliance,
                 jacobian,
                 wrench,
-                _FELT_N,
+                self._noticed,
                 _LEAST_COMPLIANCE,
                 self._static,
                 _ARREST_M_S,
@@ -232,12 +229,12 @@ class ContactSense:
             share = min((self._ceiling - size) / ((1.0 - _ONSET) * self._ceiling), 1.0)
             if size > _ONSET * self._ceiling:
                 allowed = onset * max(share, 0.0)
-            if command is None and size > _FELT_N:  # nothing pulls such a command back later: it gives way at once
+            if command is None:  # nothing pulls such a command back later: it gives way at once
                 allowed = onset * max(share, 0.0) * max(1.0 - abs(speed) / _ARREST_M_S, 0.0)
         elif command is None and before is not None:
             line_of_push(jacobian, before, into)
             allowed = 0.5 * onset
-        return Contact(wrench, size, into, speed, allowed, servo)
+        return Contact(wrench, size, into, speed, allowed, servo, size > self._noticed)
 
     def observe(
         self, memory: ObserverMemory, state: RobotState, mode: CommandMode, dynamics: Dynamics, dt: float

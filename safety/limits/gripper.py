@@ -10,7 +10,7 @@ from safety.profile import GripperSettings
 
 _ROUNDING_M = 1e-6
 # Share of the speed that is commanded: a drive that has fallen behind catches up faster than it is told.
-_CAUGHT_UP = 0.95
+_CAUGHT_UP = 0.92
 # In a stop the fingers may be told to open this much farther than they are: a drive that sags under its load must not
 # let them close bit by bit.
 _SAG_M = 0.001
