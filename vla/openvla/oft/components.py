@@ -106,8 +106,8 @@ def load_head(path: Path, width: int, placing: Placing) -> L1Head:
     dims = _shape(path, state, "fc2.weight")[0]
     if inputs != dims * width:
         raise CheckpointError(
-            f"{path}: expected a head for {dims} hidden states of width {width}, {dims * width} together, found one for "
-            f"{inputs}; it belongs to other weights"
+            f"{path}: expected a head for {dims} hidden states of width {width}, {dims * width} together, found one "
+            f"for {inputs}; it belongs to other weights"
         )
     blocks = {name.split(".")[1] for name in state if name.startswith("mlp_resnet_blocks.")}
     with torch.device("meta"):

@@ -71,6 +71,8 @@ class OFTDeclaration:
             raise CheckpointError(f"expected a chunk of at least one row, found {self.horizon}")
         if not all(np.isfinite(unit) and unit > 0.0 for unit in self.units):
             raise CheckpointError(f"expected positive units (m, rad), found {self.units}")
+        if self.center_crop is not None and not 0.0 < self.center_crop <= 1.0:
+            raise CheckpointError(f"expected a share of the area in (0, 1] as centre crop, found {self.center_crop}")
         if not 0.0 <= self.overshoot < 1.0:
             raise CheckpointError(f"expected a share of the range in [0, 1) as overshoot, found {self.overshoot}")
 
@@ -141,7 +143,7 @@ def find_components(folder: Path, declaration: OFTDeclaration) -> Components:
 
 def is_oft(folder: Path) -> bool:
     """Whether a folder has one of OFT's own files; a model with tokens only has none and looks like OpenVLA."""
-    return any(folder.glob("*--*_checkpoint.pt"))
+    return any(folder.glob("*--*checkpoint.pt"))
 
 
 def _component(folder: Path, name: str) -> Path | None:
