@@ -62,6 +62,8 @@ class ForeignAccess:
     oft_state: tuple[str, ...] = ()
     """For openvla-oft:PATH: the parts of the state that it sees, in its order; for LIBERO ee_position ee_axis_angle
     gripper_fingers."""
+    oft_origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """For openvla-oft:PATH: where the robot's base lies in the frame of the data set's positions, m."""
     oft_film: bool = False
     """For openvla-oft:PATH: it was trained with FiLM."""
     oft_units: tuple[float, float] = (1.0, 1.0)
@@ -243,6 +245,7 @@ def _openvla_oft(path: Path, access: ForeignAccess) -> ForeignPolicy:
         head=ActionHead(access.oft_head),
         horizon=access.oft_horizon,
         state=state_parts(access.oft_state),
+        origin=access.oft_origin,
         film=access.oft_film,
         units=access.oft_units,
         overshoot=access.oft_overshoot,

@@ -16,11 +16,10 @@ from vla.openvla.oft.declared import (
     L1_TOKENIZER,
     ActionHead,
     OFTDeclaration,
-    check_state,
     find_components,
     oft_spec,
-    proprio_statistics,
 )
+from vla.openvla.oft.state import check_state, proprio_statistics
 from vla.openvla.published import CheckpointConfig, read_config
 from vla.preflight.checks import compare
 from vla.preflight.contract import contract_of_spec

@@ -21,12 +21,12 @@ from vla.openvla.oft.declared import (
     LIBERO_STATE,
     ActionHead,
     OFTDeclaration,
-    check_state,
     oft_spec,
-    proprio_statistics,
     state_parts,
 )
+from vla.openvla.oft.film import FilmedTensors
 from vla.openvla.oft.policy import OFTRegressionPolicy, OFTTokenPolicy, load_oft_policy
+from vla.openvla.oft.state import check_state, nearest_turn, proprio_statistics
 from vla.openvla.published import CheckpointError, read_config
 from vla.process.refusal import is_refusal
 from vla.serving.fields import StateField
@@ -242,6 +242,7 @@ def test_a_declaration_that_the_files_contradict_is_refused(
         ({"cameras": ("wrist", "wrist")}, "expected each of the model's cameras once, found wrist, wrist"),
         ({"horizon": 0}, "expected a chunk of at least one row, found 0"),
         ({"units": (0.0, 1.0)}, "expected positive units"),
+        ({"origin": (0.0, 0.0, float("nan"))}, "expected a finite origin"),
         ({"overshoot": 2.0}, "expected a share of the range"),
         ({"center_crop": 0.0}, "expected a share of the area"),
     ],
@@ -341,6 +342,56 @@ def test_towers_without_lora_matrices_are_read_as_they_are(tensors: Tensors, tmp
         assert isinstance(policy, OFTRegressionPolicy)
         chunks.append(policy.actions(OBSERVATIONS))
     assert np.abs(chunks[0] - chunks[1]).max() < 1e-6
+
+
+@pytest.mark.parametrize("rank", [8, 32])
+def test_lora_matrices_are_merged_as_peft_merges_them(rank: int, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    name = "vision_backbone.featurizer.blocks.0.block.attn.qkv"
+    root = inner = torch.nn.Module()
+    for part in name.split(".")[:-1]:
+        inner.add_module(part, torch.nn.Module())
+        inner = inner.get_submodule(part)
+    inner.add_module("qkv", torch.nn.Linear(12, 36))
+    config = peft.LoraConfig(r=rank, lora_alpha=min(rank, 16), target_modules=["qkv"], init_lora_weights=False)
+    trained = peft.get_peft_model(root, config)
+    torch.save(trained.base_model.model.state_dict(), tmp_path / "vision_backbone--1_checkpoint.pt")
+    ours = FilmedTensors(tmp_path / "vision_backbone--1_checkpoint.pt")
+    layer = trained.merge_and_unload().get_submodule(name)
+    for kind, expected in layer.named_parameters():
+        taken = ours.take(f"{name.replace('.block.', '.')}.{kind}", torch.float32, torch.device("cpu"))
+        assert (taken - expected).abs().max() < 1e-6
+    assert len(ours.names) == 2
+
+
+def test_a_state_in_another_frame_is_refused_until_the_frame_is_named(folder: Path, files: Files) -> None:
+    plain = tiny_oft.declaration(files, images=2)
+    seen = OBSERVATIONS[0]
+    pose = Pose(frozen_array(seen.state.ee_pose.position + np.array([0.0, 0.0, 5.0])), seen.state.ee_pose.quaternion)
+    moved = replace(seen, state=replace(seen.state, ee_pose=pose))
+    policy = load(folder, plain)
+    assert isinstance(policy, OFTRegressionPolicy)
+    reason = policy.infer(moved).tokenizer_id
+    assert reason.startswith("none: value 2 of the state, ee_position: expected one near the data set's [0, 1], found")
+    named = load(folder, replace(plain, origin=(0.0, 0.0, -5.0)))
+    assert isinstance(named, OFTRegressionPolicy)
+    assert np.abs(named.actions([moved]) - policy.actions([seen])).max() < 1e-6
+
+
+def test_a_turn_is_written_as_the_data_set_writes_it() -> None:
+    half = np.array([3.1, 0.1, 0.0])
+    same = half * (1.0 - 2.0 * np.pi / np.linalg.norm(half))
+    assert np.linalg.norm(same) > np.pi
+    around = np.array([-3.2, 0.0, 0.0])
+    assert np.array_equal(nearest_turn(half, around), same)
+    assert np.array_equal(nearest_turn(half, -around), half)
+    assert np.array_equal(nearest_turn(np.zeros(3), around), np.zeros(3))
+    angle = np.linalg.norm(same)
+    ours = np.array([np.cos(angle / 2), *(same / angle * np.sin(angle / 2))])
+    expected = np.array(
+        [np.cos(np.linalg.norm(half) / 2), *(half / np.linalg.norm(half) * np.sin(np.linalg.norm(half) / 2))]
+    )
+    assert np.allclose(abs(ours @ expected), 1.0)
 
 
 def test_a_state_of_another_size_or_name_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from controllers.names import unknown_name
 from controllers.types import ActionSpec, FloatArray, frozen_array
-from vla.openvla.published import ActionStatistics, CheckpointError, action_spec, raw_statistics
-from vla.serving.fields import JOINT_FIELDS, SIZES, StateField
+from vla.openvla.published import ActionStatistics, CheckpointError, action_spec
+from vla.serving.fields import StateField
 
 # The eight values of LIBERO's data set, the platform that checkpoints were published for (prismatic/vla/constants.py).
 LIBERO_STATE = (StateField.EE_POSITION, StateField.EE_AXIS_ANGLE, StateField.GRIPPER_FINGERS)
@@ -39,6 +39,8 @@ class OFTDeclaration:
         head: Which head it was trained with.
         horizon: Rows of a chunk: 8 for LIBERO, 5 for Bridge.
         state: Parts of the proprioceptive state, in its order; empty for a model that has none.
+        origin: (3,) m, where the robot's base lies in the frame of the data set's positions, whose axes are parallel to
+            the base's.
         film: Whether language modulates its vision towers.
         units: What one unit of the data set's translations is in m, and one of its rotations in rad.
         overshoot: Share of an action's range by which the L1 head may miss it; such values are brought to its end and
@@ -52,6 +54,7 @@ class OFTDeclaration:
     head: ActionHead = ActionHead.L1
     horizon: int = 8
     state: tuple[StateField, ...] = ()
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     film: bool = False
     units: tuple[float, float] = (1.0, 1.0)
     overshoot: float = 0.1
@@ -71,6 +74,8 @@ class OFTDeclaration:
             raise CheckpointError(f"expected a chunk of at least one row, found {self.horizon}")
         if not all(np.isfinite(unit) and unit > 0.0 for unit in self.units):
             raise CheckpointError(f"expected positive units (m, rad), found {self.units}")
+        if not np.isfinite(self.origin).all():
+            raise CheckpointError(f"expected a finite origin (m), found {self.origin}")
         if self.center_crop is not None and not 0.0 < self.center_crop <= 1.0:
             raise CheckpointError(f"expected a share of the area in (0, 1] as centre crop, found {self.center_crop}")
         if not 0.0 <= self.overshoot < 1.0:
@@ -165,68 +170,6 @@ def _agree(folder: Path, name: str, found: Path | None, declared: bool, *, decla
         )
     if found is not None and not declared:
         raise CheckpointError(f"{folder}: expected no {name}, found {found.name}; declare {declare}")
-
-
-# --------------------------------------------------------------------------------------------------- statistics
-
-
-@dataclass(frozen=True)
-class ProprioStatistics:
-    """Statistics of one data set's proprioceptive state.
-
-    Attributes:
-        q01: (values,) 1% quantiles.
-        q99: (values,) 99% quantiles.
-        mask: (values,) False marks values that pass through.
-    """
-
-    q01: FloatArray
-    q99: FloatArray
-    mask: tuple[bool, ...]
-
-    def normalize(self, state: FloatArray) -> FloatArray:
-        """(..., values) to [-1, 1], clipped as the published code does (``normalize_proprio``, BOUNDS_Q99)."""
-        scaled = 2.0 * (state - self.q01) / (self.q99 - self.q01 + 1e-8) - 1.0
-        return np.clip(np.where(self.mask, scaled, state), -1.0, 1.0)
-
-
-def proprio_statistics(folder: Path, key: str) -> ProprioStatistics:
-    """Statistics of the state of a data set.
-
-    Raises:
-        CheckpointError: There are none, or none that can be used.
-    """
-    entry = raw_statistics(folder).get(key, {}).get("proprio", {})
-    where = f"{folder}: statistics of {key!r}"
-    if "q01" not in entry or "q99" not in entry:
-        raise CheckpointError(f"{where}: expected proprio.q01 and proprio.q99 to normalize the state, found none")
-    q01, q99 = frozen_array(entry["q01"]), frozen_array(entry["q99"])
-    mask = tuple(bool(item) for item in entry.get("mask", [True] * q01.size))
-    if q01.ndim != 1 or q01.shape != q99.shape or len(mask) != q01.size:
-        raise CheckpointError(f"{where}: expected proprio's q01, q99 and mask of one length, found others")
-    if not (np.isfinite(q01).all() and np.isfinite(q99).all() and (q01 <= q99).all()):
-        raise CheckpointError(f"{where}: expected finite proprio.q01 <= q99, found {q01.tolist()} and {q99.tolist()}")
-    return ProprioStatistics(q01, q99, mask)
-
-
-def check_state(statistics: ProprioStatistics, parts: tuple[StateField, ...], joints: int) -> None:
-    """Refuse parts that together are not as many values as the data set's state.
-
-    Args:
-        statistics: Of the data set.
-        parts: In order.
-        joints: Of the arm.
-
-    Raises:
-        CheckpointError: Lists the parts with their sizes.
-    """
-    sizes = [joints if part in JOINT_FIELDS else SIZES[part] for part in parts]
-    if sum(sizes) != statistics.q01.size:
-        layout = ", ".join(f"{part.value} ({size})" for part, size in zip(parts, sizes, strict=True))
-        raise CheckpointError(
-            f"expected {statistics.q01.size} values of the state, as the data set's statistics have, found "
-            f"{sum(sizes)}: {layout}; name the parts that the model was trained with (--oft-state)"
-        )
 
 
 def oft_spec(statistics: ActionStatistics, declaration: OFTDeclaration) -> ActionSpec:

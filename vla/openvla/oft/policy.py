@@ -18,19 +18,17 @@ from vla.openvla.oft.declared import (
     L1_TOKENIZER,
     ActionHead,
     OFTDeclaration,
-    ProprioStatistics,
     action_scale,
     find_components,
     oft_spec,
-    proprio_statistics,
 )
 from vla.openvla.oft.model import OFTInputs, OFTModel, load_oft_model
+from vla.openvla.oft.state import ProprioStatistics, proprio_statistics, read_state
 from vla.openvla.policy import PROMPT, EncodeText, text_encoder
 from vla.openvla.published import ActionStatistics, CheckpointError
 from vla.openvla.towers import Heads
 from vla.process.account import BoundaryAccount
 from vla.process.refusal import refused_chunk
-from vla.serving.fields import read_part
 from vla.tokenizers import TokenConvention, UniformBinTokenizer
 
 # Un-normalizing adds this to the range, as the published code does; OpenVLA's own does not.
@@ -57,14 +55,15 @@ class Reader:
         """Inputs for a batch.
 
         Raises:
-            ValueError: A missing camera, or a state that is not finite or of another size.
+            ValueError: A missing camera, or a state that is none of the data set's.
         """
         pixels = torch.stack([self._pixels(observation) for observation in observations])
         texts = [PROMPT.format(instruction=o.instruction.strip().lower()) for o in observations]
         prompts = [with_action_prompt(self.encode(text)) for text in texts]
         if self.statistics is None:
             return OFTInputs(pixels, prompts)
-        states = np.stack([self._state(observation, self.statistics) for observation in observations])
+        parts, origin = self.declaration.state, self.declaration.origin
+        states = np.stack([read_state(o, parts, origin, self.statistics) for o in observations])
         return OFTInputs(pixels, prompts, torch.from_numpy(states.astype(np.float32)))
 
     def _pixels(self, observation: Observation) -> torch.Tensor:
@@ -75,15 +74,6 @@ class Reader:
                 "that stand where the model's did"
             )
         return self.images([observation.images[name] for name in self.declaration.cameras])
-
-    def _state(self, observation: Observation, statistics: ProprioStatistics) -> FloatArray:
-        state = np.concatenate([read_part(part, observation) for part in self.declaration.state])
-        if state.shape != statistics.q01.shape or not np.isfinite(state).all():
-            raise ValueError(
-                f"expected a state of {statistics.q01.size} finite values "
-                f"({', '.join(part.value for part in self.declaration.state)}), found {state.tolist()}"
-            )
-        return statistics.normalize(state)
 
 
 class OFTTokenPolicy:
