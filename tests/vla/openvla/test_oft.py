@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from tests.vla.openvla import tiny_oft
-from tests.vla.openvla.tiny import HEADS, SIDE, Tensors, make_tensors, write_checkpoint
+from tests.vla.openvla.tiny import HEADS, SIDE, TEXT_WIDTH, Tensors, make_tensors, write_checkpoint
 from tests.vla.openvla.tiny_oft import DIMS, HORIZON, VALUES, Files, double, reference_actions, reference_hidden
 from vla.openvla.checkpoint import Checkpoint
+from vla.openvla.oft.components import load_head
 from vla.openvla.oft.declared import find_components
 from vla.openvla.oft.model import OFTInputs, OFTModel, load_oft_model
+from vla.openvla.towers import Placing
 
 PROMPTS = [[1, 512, 9, 77, 31000, 29871], [1, 40, 29871], [1, 9, 8, 7, 6, 5, 4, 29871]]
 COUNT = HORIZON * DIMS
@@ -99,6 +101,21 @@ def test_what_is_read_off_the_hidden_states_equals_the_reference(variant: Varian
     assert decoded.log_probability.shape == decoded.action_mass.shape == (len(PROMPTS), COUNT)
     with pytest.raises(ValueError, match="expected a network with a regression head, found one that writes tokens"):
         variant.model.actions(inputs, HORIZON)
+
+
+def test_the_heads_epsilon_is_torchs_unlike_the_towers(tmp_path: Path) -> None:
+    """Hidden states of trained models are large enough to hide it, so these are small."""
+    tensors = tiny_oft.make_head()
+    torch.save({f"module.model.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "head.pt")
+    head = load_head(tmp_path / "head.pt", TEXT_WIDTH, Placing(torch.device("cpu"), torch.float32))
+    hidden = 1e-3 * torch.randn((1, COUNT, TEXT_WIDTH), generator=torch.Generator().manual_seed(0))
+    exact = {name: tensor.double() for name, tensor in tensors.items()}
+    expected = reference_actions(exact, hidden[0].double())
+    assert (head(hidden)[0] - expected).abs().max() < 1e-6
+    for module in head.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-6
+    assert (head(hidden)[0] - expected).abs().max() > 1e-3
 
 
 def test_every_position_attends_to_every_other(variant: Variant) -> None:
