@@ -32,7 +32,8 @@ class Options:
     tasks: str = ""
     """Tasks, separated by commas; empty for all of the suite."""
     policy: str = "compact"
-    """expert, blind_expert (knows of no obstacles), compact, a folder, lerobot:, rt2: or openvla:PATH, or ws://host:port."""
+    """expert, blind_expert (knows of no obstacles), compact, a folder, lerobot:, rt2:, openvla: or openvla-oft:PATH, or
+    ws://host:port."""
     episodes: int = 20
     """Episodes for each task."""
     seed: int = 1_000_000

@@ -24,7 +24,7 @@ class Options:
     """Options of ``vla preflight``."""
 
     policy: str = "compact"
-    """compact, the path of a policy folder, lerobot:PATH, rt2:PATH, openvla:PATH, or ws://host:port."""
+    """compact, the path of a policy folder, lerobot:PATH, rt2:PATH, openvla:PATH, openvla-oft:PATH, or ws://host:port."""
     robot: str = "panda"
     """Robot description: a built-in name or the path of a robot.yaml."""
     episode: Path | None = None

@@ -34,7 +34,7 @@ class Options:
     instruction: str = ""
     """Words for the policy; empty for the task's own."""
     policy: str = "compact"
-    """expert, compact, the path of a policy folder, lerobot:PATH, rt2:PATH, openvla:PATH, or ws://host:port."""
+    """expert, compact, the path of a policy folder, lerobot:PATH, rt2:PATH, openvla:PATH, openvla-oft:PATH, or ws://host:port."""
     seed: int = 1_000_000
     """Seed of scene, arrangement and wording."""
     realtime: bool = False

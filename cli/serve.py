@@ -31,7 +31,7 @@ class Options:
     """Options of ``vla serve``."""
 
     policy: str = COMPACT
-    """compact, the path of a policy folder, lerobot:PATH, rt2:PATH or openvla:PATH."""
+    """compact, the path of a policy folder, lerobot:PATH, rt2:PATH, openvla:PATH or openvla-oft:PATH."""
     foreign: tyro.conf.OmitArgPrefixes[ForeignAccess] = field(default_factory=ForeignAccess)
     """How to run another project's policy."""
     host: str = "127.0.0.1"

@@ -8,17 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from controllers.protocols import PolicyClient
 from controllers.types import ActionChunk, Observation
 from episodes.manifest import PolicyIdentity
 from sim.assembly import SimCell
 from sim.openvla import OPENVLA, OpenVLAChoice
+from sim.openvla_oft import OPENVLA_OFT, OFTChoice
 from sim.stack import StackConfig
 from vla.catalog import policy_factory
 from vla.foreign.declaration import ForeignDeclaration, load_declaration
 from vla.lerobot_policy.folder import LeRobotFolder, check_fit, read_folder
+from vla.openvla.oft.declared import ActionHead, OFTDeclaration, state_parts
 from vla.process import PolicyFactory, PolicyProcess, SupervisedPolicy
 from vla.process.account import BoundaryAccount
 from vla.rt2.grammar import bin_ranges
@@ -27,7 +29,7 @@ from vla.serving.mapping import ActionMapping
 _log = logging.getLogger("vla.foreign")
 LEROBOT = "lerobot"
 RT2 = "rt2"
-KINDS = (LEROBOT, RT2, OPENVLA)
+KINDS = (LEROBOT, RT2, OPENVLA, OPENVLA_OFT)
 ANSWER_TIMEOUT_S = 120.0  # in lock-step: a large model on a processor takes long, and nothing waits for it
 START_TIMEOUT_S = 600.0  # weights of several billion parameters are read from a disk
 
@@ -46,11 +48,31 @@ class ForeignAccess:
     """For lerobot:PATH and rt2:PATH: what inputs and actions mean; a built-in name or a YAML file (docs/models.md)."""
 
     unnorm_key: str = ""
-    """For openvla:PATH: the data set whose statistics un-normalize the actions."""
+    """For openvla:PATH and openvla-oft:PATH: the data set whose statistics un-normalize the actions."""
     policy_camera: str = "workspace"
-    """For openvla:PATH: the camera that the model sees."""
+    """For openvla:PATH and openvla-oft:PATH: the camera that the model sees."""
     policy_rate_hz: int = 0
-    """For openvla:PATH: actions a second of that data set; 0 for the stack's own."""
+    """For openvla:PATH and openvla-oft:PATH: actions a second of that data set; 0 for the stack's own."""
+    oft_head: Literal["l1", "tokens"] = "l1"
+    """For openvla-oft:PATH: the head that it was trained with."""
+    oft_horizon: int = 8
+    """For openvla-oft:PATH: rows of its chunks."""
+    oft_wrist_cameras: tuple[str, ...] = ()
+    """For openvla-oft:PATH: the cameras that it sees besides --policy-camera, in its order."""
+    oft_state: tuple[str, ...] = ()
+    """For openvla-oft:PATH: the parts of the state that it sees, in its order; for LIBERO ee_position ee_axis_angle
+    gripper_fingers."""
+    oft_origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """For openvla-oft:PATH: where the robot's base lies in the frame of the data set's positions, m."""
+    oft_film: bool = False
+    """For openvla-oft:PATH: it was trained with FiLM."""
+    oft_units: tuple[float, float] = (1.0, 1.0)
+    """For openvla-oft:PATH: one unit of the data set's translations in m, and of its rotations in rad; for LIBERO
+    0.05 0.5."""
+    oft_overshoot: float = 0.1
+    """For openvla-oft:PATH: share of an action's range by which the L1 head may miss it; farther refuses the chunk."""
+    oft_center_crop: float = 1.0
+    """For openvla-oft:PATH: share of each picture's area that is kept around the middle; 0.9 if trained with crops."""
 
     @property
     def declaration(self) -> ForeignDeclaration:
@@ -215,7 +237,29 @@ def _openvla(path: Path, access: ForeignAccess) -> ForeignPolicy:
     return OpenVLAChoice.read(path, access.unnorm_key, access.policy_camera, access.policy_rate_hz)
 
 
-_CHOICES: dict[str, Callable[[Path, ForeignAccess], ForeignPolicy]] = {LEROBOT: _lerobot, RT2: _rt2, OPENVLA: _openvla}
+def _openvla_oft(path: Path, access: ForeignAccess) -> ForeignPolicy:
+    declaration = OFTDeclaration(
+        statistics_key=access.unnorm_key,
+        rate_hz=access.policy_rate_hz,
+        cameras=(access.policy_camera, *access.oft_wrist_cameras),
+        head=ActionHead(access.oft_head),
+        horizon=access.oft_horizon,
+        state=state_parts(access.oft_state),
+        origin=access.oft_origin,
+        film=access.oft_film,
+        units=access.oft_units,
+        overshoot=access.oft_overshoot,
+        center_crop=None if access.oft_center_crop == 1.0 else access.oft_center_crop,
+    )
+    return OFTChoice.read(path, declaration)
+
+
+_CHOICES: dict[str, Callable[[Path, ForeignAccess], ForeignPolicy]] = {
+    LEROBOT: _lerobot,
+    RT2: _rt2,
+    OPENVLA: _openvla,
+    OPENVLA_OFT: _openvla_oft,
+}
 
 
 class ForeignSource:
@@ -299,9 +343,10 @@ class ForeignSource:
 
 
 def weights_hash(path: Path) -> str:
-    """SHA-256 of a file, or of all safetensors of a folder in the order of their names."""
+    """SHA-256 of a file, or of a folder's safetensors and then its components beside them, in the order of names."""
     digest = hashlib.sha256()
-    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+    found = [*sorted(path.glob("*.safetensors")), *sorted(path.glob("*--*checkpoint.pt"))]
+    for file in found if path.is_dir() else [path]:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -10,7 +10,8 @@ from controllers.names import unknown_name
 from controllers.types import ActionSpec
 from sim.stack import StackConfig
 from vla.catalog import policy_factory
-from vla.openvla.published import CheckpointConfig, action_spec, read_config, text_vocabulary
+from vla.openvla.oft.declared import is_oft
+from vla.openvla.published import CheckpointConfig, CheckpointError, action_spec, read_config, text_vocabulary
 from vla.preflight.checks import compare
 from vla.preflight.contract import contract_of_spec
 from vla.preflight.findings import PreflightError
@@ -43,9 +44,13 @@ class OpenVLAChoice:
         """Read what lies beside the weights.
 
         Raises:
-            CheckpointError: The folder is damaged, or has no such data set.
+            CheckpointError: The folder is damaged, is OpenVLA-OFT's, or has no such data set.
         """
         config = read_config(folder)
+        if is_oft(folder):
+            raise CheckpointError(
+                f"{folder}: expected an OpenVLA checkpoint, found files of OpenVLA-OFT; choose openvla-oft:{folder}"
+            )
         config.statistics_of(unnorm_key)
         return cls(folder, config, unnorm_key, camera, rate_hz)
 
@@ -94,6 +99,14 @@ class OpenVLAChoice:
         return action_spec(self.config.statistics_of(self.unnorm_key), self.rate_hz or config.action_spec.rate_hz)
 
     def _tokenizer_id(self) -> str:
-        vocabulary = text_vocabulary(self.folder, self.config)
-        bins = self.config.action_bins - 1
-        return UniformBinTokenizer(bins, TokenConvention.OPENVLA, vocabulary).tokenizer_id
+        return openvla_tokenizer_id(self.folder, self.config)
+
+
+def openvla_tokenizer_id(folder: Path, config: CheckpointConfig) -> str:
+    """Identity of the tokenizer of a checkpoint that writes action tokens.
+
+    Raises:
+        CheckpointError: There is no embedding of words.
+    """
+    vocabulary = text_vocabulary(folder, config)
+    return UniformBinTokenizer(config.action_bins - 1, TokenConvention.OPENVLA, vocabulary).tokenizer_id

@@ -65,8 +65,8 @@ class PolicyChoice:
 
     Attributes:
         name: ``expert``, which plans around obstacles, ``blind_expert``, which does not know of them, ``compact``, the
-            path of a policy folder, another project's policy (``lerobot:PATH``, ``rt2:PATH``, ``openvla:PATH``), or the
-            address of a policy server, ``ws://host:port``.
+            path of a policy folder, another project's policy (``lerobot:PATH``, ``rt2:PATH``, ``openvla:PATH``,
+            ``openvla-oft:PATH``), or the address of a policy server, ``ws://host:port``.
         device: Device of a model, ``cpu`` or ``cuda``.
         dtype: ``bf16``, ``fp16`` or ``fp32``.
         threads: Torch threads of the model's process.
@@ -104,7 +104,7 @@ class PolicyChoice:
             raise ValueError(
                 f"unknown policy {self.name!r}: expected one of {', '.join(names)}, a folder that holds "
                 f"{WEIGHTS_FILE}, lerobot:PATH, "
-                f"rt2:PATH, openvla:PATH, or ws://host:port{nearest_name_hint(self.name, names)}"
+                f"rt2:PATH, openvla:PATH, openvla-oft:PATH, or ws://host:port{nearest_name_hint(self.name, names)}"
             )
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 from controllers.protocols import Policy
 from controllers.types import ActionSpec
 from vla.foreign.declaration import ForeignDeclaration
+from vla.openvla.oft.declared import OFTDeclaration
 from vla.process import PolicyFactory
 
 DEFAULT_COMPACT_WEIGHTS = Path(__file__).parent / "weights" / "compact"
@@ -116,11 +117,29 @@ def build_openvla(
     return OpenVLAPolicy.load(folder, options)
 
 
+def build_openvla_oft(folder: str, declaration: OFTDeclaration, device: str = "cpu", dtype: str = "bf16") -> Policy:
+    """Load an OpenVLA-OFT checkpoint.
+
+    Args:
+        folder: The published layout.
+        declaration: How it was trained.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``bf16`` or ``fp32``.
+
+    Raises:
+        CheckpointError: The folder is damaged, or the declaration does not fit it.
+    """
+    from vla.openvla.oft.policy import load_oft_policy
+
+    return load_oft_policy(folder, declaration, device=device, dtype=dtype)
+
+
 _BUILDERS: dict[str, Callable[..., Policy]] = {
     "compact": build_compact,
     "lerobot": build_lerobot,
     "rt2": build_rt2,
     "openvla": build_openvla,
+    "openvla-oft": build_openvla_oft,
 }
 
 

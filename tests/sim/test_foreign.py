@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,14 @@ from episodes.reader import open_episode
 from episodes.replay import replay
 from episodes.results import EpisodeResult
 from sim.assembly import SimCell, default_config, rebuild_for_replay
-from sim.foreign import ForeignAccess, ForeignSource, LeRobotChoice, choose_foreign
+from sim.foreign import ForeignAccess, ForeignSource, LeRobotChoice, choose_foreign, weights_hash
 from sim.openvla import OpenVLAChoice
+from sim.openvla_oft import OFTChoice
 from sim.policies import PolicyChoice
 from sim.rollout import run_episode
 from sim.stack import StackConfig
 from tests.vla.foreign import tiny_lerobot, tiny_pi0_fast, tiny_text
+from tests.vla.openvla import tiny_oft
 from tests.vla.openvla.tiny import KEY, make_tensors, write_checkpoint
 from vla.preflight.findings import PreflightError
 from vla.process import PolicyFactory, PolicyProcess, ProcessMode
@@ -202,6 +205,99 @@ def test_an_openvla_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> N
     choice = PolicyChoice(f"openvla:{folder}", foreign=ForeignAccess(unnorm_key=KEY))
     with pytest.raises(PreflightError, match=r"units|bounds|chunk_length"):
         choice.check_foreign(default_config())
+
+
+class SmallOFT(OFTChoice):
+    """The same for OpenVLA-OFT."""
+
+    def factory(self, config: StackConfig, device: str, dtype: str) -> PolicyFactory:
+        return replace(super().factory(config, device, dtype), target="tests.vla.openvla.tiny_process:build_oft")
+
+
+LIBERO_PARTS = ("ee_position", "ee_axis_angle", "gripper_fingers")
+
+
+def save_oft(folder: Path, head: str) -> tuple[Path, ForeignAccess]:
+    """A checkpoint with state, FiLM and two cameras, or one of tokens alone, and how it is declared."""
+    tensors = make_tensors()
+    write_checkpoint(folder, tensors)
+    if head == "tokens":
+        files = tiny_oft.Files()
+        access = ForeignAccess(unnorm_key=KEY, policy_rate_hz=5, oft_head="tokens")
+    else:
+        files = tiny_oft.Files(tiny_oft.make_head(), tiny_oft.make_projector(), tiny_oft.make_vision(tensors))
+        access = ForeignAccess(
+            unnorm_key=KEY, policy_rate_hz=5, oft_wrist_cameras=("wrist",), oft_state=LIBERO_PARTS, oft_film=True
+        )
+    return tiny_oft.write_files(folder, files), access
+
+
+@pytest.mark.slow
+@pytest.mark.gl
+@pytest.mark.parametrize("head", ["l1", "tokens"])
+def test_an_openvla_oft_checkpoint_drives_an_episode_that_replays(head: str, tmp_path: Path) -> None:
+    folder, access = save_oft(tmp_path / "oft", head)
+    name = f"openvla-oft:{folder}"
+    policy = choose_foreign(name, access)
+    assert isinstance(policy, OFTChoice)
+    config = policy.configure(default_config())
+    assert (config.action_spec.rate_hz, config.action_spec.horizon) == (5, 8)
+    assert config.tokenizer_id == ("uniform-1023/rt2" if head == "l1" else "uniform-255/openvla-32000")
+    small = SmallOFT(policy.folder, policy.config, policy.declaration)
+    source = ShortSource(name, small, process, "cpu", "fp32")
+    source.switch = InterruptSwitch(settle_ticks=5)
+    try:
+        outcome = run_episode("reach", 7, source, config, out_dir=tmp_path / "run", interrupt=source.switch)
+        account = source.account
+    finally:
+        source.close()
+    episode = open_episode(tmp_path / "run" / outcome.episode)
+    if head == "l1":
+        assert account is not None
+        assert account.chunks + account.refused == REQUESTS
+        assert outcome.chunks == REQUESTS - 1
+        assert np.ptp(episode.ticks.state_ee_pose[:, :3], axis=0).max() > 1e-4
+    else:  # a random model also writes grippers beyond open and closed, which the executor refuses
+        assert account is None
+        assert set(outcome.rejections) <= {"out_of_bounds", "stale"}
+    assert replay(episode, rebuild_for_replay).identical
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"oft_head": "tokens"}, "expected no action_head, found action_head--150000_checkpoint.pt; declare head l1"),
+        ({"oft_state": ()}, "declare the parts of its state (--oft-state; LIBERO's are ee_position ee_axis_angle"),
+        ({"oft_state": LIBERO_PARTS[:2]}, "expected 8 values of the state, as the data set's statistics have, found 6"),
+        ({"oft_state": ("ee_positon",)}, "unknown part of the state 'ee_positon'; did you mean 'ee_position'"),
+        ({"oft_film": False}, "expected no vision_backbone, found vision_backbone--150000_checkpoint.pt; declare FiLM"),
+        ({"oft_wrist_cameras": ("wirst",)}, "--oft-wrist-cameras: unknown camera 'wirst'; did you mean 'wrist'"),
+        ({"policy_camera": "workspce"}, "--policy-camera: unknown camera 'workspce'; did you mean 'workspace'"),
+        ({"unnorm_key": "bridge_org"}, "found 'bridge_org'; did you mean 'bridge_orig'?"),
+    ],
+)
+def test_an_openvla_oft_checkpoint_that_was_trained_otherwise_is_refused(
+    change: dict, words: str, tmp_path: Path
+) -> None:
+    folder, access = save_oft(tmp_path, "l1")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        _refused(f"openvla-oft:{folder}", replace(access, **change))
+
+
+def test_oft_files_are_not_taken_for_openvlas_and_their_contract_is_compared(tmp_path: Path) -> None:
+    folder, access = save_oft(tmp_path, "l1")
+    with pytest.raises(ValueError, match=r"found files of OpenVLA-OFT; choose openvla-oft:"):
+        PolicyChoice(f"openvla:{folder}", foreign=access)
+    with pytest.raises(PreflightError, match=r"units|bounds|tokenizer"):
+        PolicyChoice(f"openvla-oft:{folder}", foreign=access).check_foreign(default_config())
+    before = weights_hash(folder)
+    (folder / "action_head--150000_checkpoint.pt").write_bytes(b"another")
+    assert weights_hash(folder) != before
+
+
+def _refused(name: str, access: ForeignAccess) -> None:
+    choice = PolicyChoice(name, foreign=access)
+    choice.check_foreign(choice.configure(default_config()))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,40 @@ from torch import Tensor
 
 from controllers.names import nearest_name_hint
 from vla.openvla.published import CheckpointError, read_config, tensor_files
+
+
+class TensorSource(Protocol):
+    """Named tensors in the published layout, wherever they lie."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they were published, for messages."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor.
+
+        Raises:
+            CheckpointError: There is no such tensor.
+        """
+        ...
+
+    def take(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """One tensor, counted as used.
+
+        Raises:
+            CheckpointError: There is no such tensor.
+        """
+        ...
+
+    def untaken(self) -> Iterator[str]:
+        """Tensors that nobody has used yet."""
+        ...
 
 
 class Checkpoint:
@@ -23,10 +57,15 @@ class Checkpoint:
         Raises:
             CheckpointError: A file is missing or is not what its name says.
         """
-        self.folder = Path(folder)
-        self.config = read_config(self.folder)
-        self._files = tensor_files(self.folder)
+        self._folder = Path(folder)
+        self.config = read_config(self._folder)
+        self._files = tensor_files(self._folder)
         self._taken: set[str] = set()
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._folder
 
     @property
     def names(self) -> tuple[str, ...]:

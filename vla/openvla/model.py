@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaForCausalLM
 
-from vla.openvla.checkpoint import Checkpoint
+from vla.openvla.checkpoint import Checkpoint, TensorSource
 from vla.openvla.published import CheckpointError
-from vla.openvla.towers import Heads, Placing, load_language, load_tower
+from vla.openvla.towers import Dino, Heads, Placing, Siglip, load_language, load_tower
 
 # Llama's id of the empty piece that training put before the action; the model was never asked without it.
 ACTION_PROMPT_ID = 29871
-_TOWERS = ("vision_backbone.featurizer", "vision_backbone.fused_featurizer")
+TOWERS = ("vision_backbone.featurizer", "vision_backbone.fused_featurizer")
 # Loaded by the published code, used by nobody: last blocks, final norms and pooling heads of the towers.
 _UNUSED = (".norm.", ".attn_pool.", "rotary_emb.inv_freq")
 
@@ -54,7 +54,12 @@ class OpenVLAModel(nn.Module):
     """Towers, projector and Llama."""
 
     def __init__(
-        self, towers: Sequence[nn.Module], projector: Projector, language: LlamaForCausalLM, vocabulary: int, bins: int
+        self,
+        towers: Sequence[Dino | Siglip],
+        projector: Projector,
+        language: LlamaForCausalLM,
+        vocabulary: int,
+        bins: int,
     ) -> None:
         """Join the parts.
 
@@ -120,7 +125,7 @@ class OpenVLAModel(nn.Module):
         sure: list[Tensor] = []
         mass: list[Tensor] = []
         for step in range(count):
-            token, certainty, share = self._choose(head(last))
+            token, certainty, share = self.choose(head(last))
             chosen.append(token)
             sure.append(certainty)
             mass.append(share)
@@ -136,13 +141,18 @@ class OpenVLAModel(nn.Module):
             ).last_hidden_state[:, -1]
         return Decoded(torch.stack(chosen, 1), torch.stack(sure, 1), torch.stack(mass, 1))
 
-    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest action ids for logits (..., vocabulary).
+
+        Returns:
+            Ids, log probability among the action ids, and the action ids' share of all probability; (...) each.
+        """
         scores = torch.log_softmax(logits.float(), dim=-1)
         lowest = self.vocabulary - self.bins
-        action = scores[:, lowest : self.vocabulary]
+        action = scores[..., lowest : self.vocabulary]
         total = action.logsumexp(dim=-1)
         best = action.argmax(dim=-1)
-        certainty = action.gather(1, best[:, None])[:, 0] - total
+        certainty = action.gather(-1, best.unsqueeze(-1)).squeeze(-1) - total
         return best + lowest, certainty, total.exp()
 
     def _inputs(self, pixels: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,6 +176,7 @@ def load_model(
     device: str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
     heads: Heads | None = None,
+    vision: TensorSource | None = None,
 ) -> OpenVLAModel:
     """Build the network of a checkpoint; every tensor is used or known to be unused.
 
@@ -174,6 +185,7 @@ def load_model(
         device: Of torch.
         dtype: Of the weights.
         heads: Numbers of attention heads, where the published ones do not hold.
+        vision: Where the towers' tensors lie, if not in the checkpoint; the checkpoint's own are then unused.
 
     Raises:
         CheckpointError: Tensors are missing, unknown or of the wrong shape.
@@ -187,31 +199,42 @@ def load_model(
             f"{checkpoint.folder}: expected {2 if config.fused else 1} vision towers with a number of heads each, "
             f"found {len(config.vision_ids)} towers and {len(counts)} numbers"
         )
-    parts = zip(_TOWERS, config.vision_ids, counts, strict=False)
-    towers = [load_tower(checkpoint, prefix, name, count, placing) for prefix, name, count in parts]
+    parts = zip(TOWERS, config.vision_ids, counts, strict=False)
+    towers = [load_tower(vision or checkpoint, prefix, name, count, placing) for prefix, name, count in parts]
     projector = Projector(
         [_linear(checkpoint, f"projector.fc{n + 1}", placing) for n in range(3 if config.fused else 2)]
     )
     language = load_language(checkpoint, heads.language, placing)
-    depths = [_last_block(checkpoint, prefix) for prefix in _TOWERS[: len(towers)]]
-    strange = [
-        name
-        for name in checkpoint.untaken()
-        if not any(mark in name for mark in _UNUSED) and not name.startswith(tuple(depths))
-    ]
-    if strange:
-        raise CheckpointError(
-            f"{checkpoint.folder}: expected no other tensors than OpenVLA's, found {strange[0]!r} and "
-            f"{len(strange) - 1} more; is this a variant with more parts?"
-        )
+    refuse_strangers(checkpoint, replaced="vision_backbone." if vision is not None else "")
     vocabulary = language.config.vocab_size - config.pad_to_multiple_of
     return OpenVLAModel(towers, projector, language, vocabulary, config.action_bins).eval()
 
 
-def _last_block(checkpoint: Checkpoint, prefix: str) -> str:
+def refuse_strangers(source: TensorSource, replaced: str = "") -> None:
+    """Refuse tensors that were not used and are not known to be unused.
+
+    Args:
+        source: Whose tensors have been taken.
+        replaced: Start of the names of tensors that others stand in for; empty for none.
+
+    Raises:
+        CheckpointError: Names one of them.
+    """
+    unused = tuple(_last_block(source, prefix) for prefix in TOWERS if any(n.startswith(prefix) for n in source.names))
+    if replaced:
+        unused = (*unused, replaced)
+    strange = [name for name in source.untaken() if not any(m in name for m in _UNUSED) and not name.startswith(unused)]
+    if strange:
+        raise CheckpointError(
+            f"{source.folder}: expected no other tensors than OpenVLA's, found {strange[0]!r} and "
+            f"{len(strange) - 1} more; is this a variant with more parts?"
+        )
+
+
+def _last_block(source: TensorSource, prefix: str) -> str:
     start = f"{prefix}.blocks."
-    last = max(int(name.removeprefix(start).split(".")[0]) for name in checkpoint.names if name.startswith(start))
-    return f"{start}{last}."
+    numbers = [int(name.removeprefix(start).split(".")[0]) for name in source.names if name.startswith(start)]
+    return f"{start}{max(numbers, default=0)}."
 
 
 def _linear(checkpoint: Checkpoint, name: str, placing: Placing) -> nn.Linear:

@@ -85,7 +85,7 @@ class OpenVLAPolicy:
         side, towers = checkpoint.config.image_size, len(checkpoint.config.vision_ids)
         images = ImageProcessor.load(checkpoint.folder, side, towers, options.center_crop)
         spec = action_spec(statistics, options.rate_hz)
-        return OpenVLAPolicy(model, spec, images, encode or _text_encoder(checkpoint.folder), options.camera)
+        return OpenVLAPolicy(model, spec, images, encode or text_encoder(checkpoint.folder), options.camera)
 
     @property
     def spec(self) -> ActionSpec:
@@ -133,7 +133,12 @@ class OpenVLAPolicy:
         return observation.images[self._camera]
 
 
-def _text_encoder(folder: Path) -> EncodeText:
+def text_encoder(folder: Path) -> EncodeText:
+    """The encoder of a folder's Llama tokenizer.
+
+    Raises:
+        CheckpointError: Its files are missing.
+    """
     from transformers import AutoTokenizer
 
     try:

@@ -119,8 +119,7 @@ def read_config(folder: Path) -> CheckpointConfig:
     missing = [key for key in ("timm_model_ids", "text_config") if key not in data]
     if missing:
         raise CheckpointError(f"{path}: expected the entry {missing[0]!r}, found {sorted(data)}")
-    # A folder of a fine-tuned model carries its own statistics; they replace those of the configuration.
-    raw = read_json(folder / _STATISTICS) if (folder / _STATISTICS).is_file() else data.get("norm_stats", {})
+    raw = raw_statistics(folder)
     vision = tuple(str(name) for name in data["timm_model_ids"])
     return CheckpointConfig(
         vision_ids=vision,
@@ -147,6 +146,19 @@ def _statistics(where: str, entry: Any) -> ActionStatistics:
         raise CheckpointError(f"{where}: expected finite q01 <= q99, found {q01.tolist()} and {q99.tolist()}")
     minimum, maximum = (frozen_array(action[key]) if key in action else None for key in ("min", "max"))
     return ActionStatistics(q01, q99, mask, minimum, maximum)
+
+
+def raw_statistics(folder: Path) -> Mapping[str, Any]:
+    """Data set -> its statistics, as the files have them.
+
+    A folder of a fine-tuned model carries its own; they replace those of the configuration.
+
+    Raises:
+        CheckpointError: A file is missing or is not what its name says.
+    """
+    if (folder / _STATISTICS).is_file():
+        return read_json(folder / _STATISTICS)
+    return read_json(folder / "config.json").get("norm_stats", {})
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
@@ -185,10 +197,15 @@ def text_vocabulary(folder: Path, config: CheckpointConfig) -> int:
         return int(file.get_slice(_EMBEDDING).get_shape()[0]) - config.pad_to_multiple_of
 
 
-def action_spec(statistics: ActionStatistics, rate_hz: int) -> ActionSpec:
+def action_spec(statistics: ActionStatistics, rate_hz: int, horizon: int = 1) -> ActionSpec:
     """The contract of a data set's actions: end-effector deltas, roll-pitch-yaw, gripper 0 closed to 1 open.
 
     For the small turns of one row, roll-pitch-yaw and rotation vector agree to second order.
+
+    Args:
+        statistics: Of the data set, in m and rad.
+        rate_hz: Rows per second.
+        horizon: Rows in a chunk.
 
     Raises:
         CheckpointError: Other than seven dimensions.
@@ -207,6 +224,6 @@ def action_spec(statistics: ActionStatistics, rate_hz: int) -> ActionSpec:
         lower=frozen_array(np.where(mask, statistics.q01, 0.0)),
         upper=frozen_array(np.where(mask, statistics.q99, 1.0)),
         rate_hz=rate_hz,
-        horizon=1,
+        horizon=horizon,
         statistics=statistics.normalization,
     )

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from vla.openvla.checkpoint import Checkpoint
+from vla.openvla.checkpoint import Checkpoint, TensorSource
 from vla.openvla.published import CheckpointError
 
 # Attention heads of the towers that published checkpoints name (timm's model cards).
@@ -65,11 +65,11 @@ class Dino(nn.Module):
 
     def __init__(self, model: Dinov2WithRegistersModel, skipped: int) -> None:
         super().__init__()
-        self.model, self._skipped = model, skipped
+        self.model, self.skipped = model, skipped
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, side, side) to (batch, patches, width): class and register tokens are dropped."""
-        return self.model(pixel_values=pixels).last_hidden_state[:, self._skipped :]
+        return self.model(pixel_values=pixels).last_hidden_state[:, self.skipped :]
 
 
 class Siglip(nn.Module):
@@ -84,7 +84,9 @@ class Siglip(nn.Module):
         return self.model(pixel_values=pixels).last_hidden_state
 
 
-def load_tower(checkpoint: Checkpoint, prefix: str, timm_id: str, heads: int | None, placing: Placing) -> nn.Module:
+def load_tower(
+    checkpoint: TensorSource, prefix: str, timm_id: str, heads: int | None, placing: Placing
+) -> Dino | Siglip:
     """Build one vision tower.
 
     Args:
@@ -107,7 +109,7 @@ def load_tower(checkpoint: Checkpoint, prefix: str, timm_id: str, heads: int | N
     return (_load_dino if is_dino else _load_siglip)(checkpoint, prefix, heads, placing)
 
 
-def _load_dino(checkpoint: Checkpoint, prefix: str, heads: int, placing: Placing) -> nn.Module:
+def _load_dino(checkpoint: TensorSource, prefix: str, heads: int, placing: Placing) -> Dino:
     width, side, patch, mlp, depth = _vit_sizes(checkpoint, prefix)
     has_registers = f"{prefix}.reg_token" in checkpoint.names
     registers = checkpoint.shape(f"{prefix}.reg_token")[1] if has_registers else 0
@@ -151,11 +153,11 @@ def _load_dino(checkpoint: Checkpoint, prefix: str, heads: int, placing: Placing
                 state[f"{ours}.{layer}.{kind}"] = take(f"{theirs}.{layer}.{kind}")
         for number in (1, 2):
             state[f"{ours}.layer_scale{number}.lambda1"] = take(f"{theirs}.ls{number}.scale_factor")
-    _assign(model, state)
+    assign_state(model, state)
     return Dino(model, 1 + registers)
 
 
-def _load_siglip(checkpoint: Checkpoint, prefix: str, heads: int, placing: Placing) -> nn.Module:
+def _load_siglip(checkpoint: TensorSource, prefix: str, heads: int, placing: Placing) -> Siglip:
     width, side, patch, mlp, depth = _vit_sizes(checkpoint, prefix)
     config = SiglipVisionConfig(
         hidden_size=width,
@@ -193,11 +195,11 @@ def _load_siglip(checkpoint: Checkpoint, prefix: str, heads: int, placing: Placi
             state[f"{ours}.self_attn.out_proj.{kind}"] = take(f"{theirs}.attn.proj.{kind}")
             for name, layer in renamed.items():
                 state[f"{ours}.{layer}.{kind}"] = take(f"{theirs}.{name}.{kind}")
-    _assign(model, state)
+    assign_state(model, state)
     return Siglip(model)
 
 
-def _vit_sizes(checkpoint: Checkpoint, prefix: str) -> tuple[int, int, int, int, int]:
+def _vit_sizes(checkpoint: TensorSource, prefix: str) -> tuple[int, int, int, int, int]:
     """Width, picture side, patch side, hidden width of the MLP, and how many blocks are used (all but the last)."""
     width, _, patch, _ = checkpoint.shape(f"{prefix}.patch_embed.proj.weight")
     patches = checkpoint.shape(f"{prefix}.pos_embed")[1]
@@ -250,13 +252,13 @@ def load_language(checkpoint: Checkpoint, heads: int | None, placing: Placing) -
         for name in names
         if not name.endswith("rotary_emb.inv_freq")
     }
-    _assign(model, state)
+    assign_state(model, state)
     # Rotation frequencies stay in float32: rounding them to the weights' precision moves the logits.
     model.model.rotary_emb = LlamaRotaryEmbedding(config, device=placing.device)
     return model
 
 
-def _assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def assign_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put the tensors in the place of the modules' own.
 
     Raises:

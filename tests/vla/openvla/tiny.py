@@ -138,20 +138,31 @@ def write_json(path: Path, data: object) -> None:
 
 def reference_logits(tensors: Tensors, pixels: Tensor, prompt: list[int]) -> Tensor:
     """(BOS + patches + rest, vocabulary) logits for one picture (1, 6, side, side), written from the description."""
-    dino = _vit(tensors, "vision_backbone.featurizer", pixels[:, :3], 2)
-    siglip = _vit(tensors, "vision_backbone.fused_featurizer", pixels[:, 3:], 3)
-    features = torch.cat((dino, siglip), dim=-1)
+    dino = vit(tensors, "vision_backbone.featurizer", pixels[:, :3], 2)
+    siglip = vit(tensors, "vision_backbone.fused_featurizer", pixels[:, 3:], 3)
+    features = projected(tensors, torch.cat((dino, siglip), dim=-1))
+    words = tensors["language_model.model.embed_tokens.weight"][torch.tensor(prompt)]
+    hidden = llama(tensors, torch.cat((words[:1], features[0], words[1:])), causal=True)
+    return F.linear(hidden, tensors["language_model.lm_head.weight"])
+
+
+def projected(tensors: Tensors, features: Tensor) -> Tensor:
+    """Features of both towers as embeddings."""
     for number in (1, 2, 3):
         features = F.linear(features, tensors[f"projector.fc{number}.weight"], tensors[f"projector.fc{number}.bias"])
         if number < 3:
             features = 0.5 * features * (1.0 + torch.erf(features / 2.0**0.5))
-    words = tensors["language_model.model.embed_tokens.weight"][torch.tensor(prompt)]
-    return _llama(tensors, torch.cat((words[:1], features[0], words[1:])))
+    return features
 
 
-def _vit(tensors: Tensors, prefix: str, pixels: Tensor, heads: int) -> Tensor:
+def vit(tensors: Tensors, prefix: str, pixels: Tensor, heads: int, language: Tensor | None = None) -> Tensor:
+    """Features of one tower; ``language`` modulates its blocks, where tensors have scales and shifts for that."""
+
     def get(name: str) -> Tensor:
         return tensors[f"{prefix}.{name}"]
+
+    def linear(name: str, y: Tensor) -> Tensor:
+        return F.linear(y, get(f"{name}.weight"), get(f"{name}.bias"))
 
     x = F.conv2d(pixels, get("patch_embed.proj.weight"), get("patch_embed.proj.bias"), stride=PATCH)
     x = x.flatten(2).transpose(1, 2) + get("pos_embed")
@@ -163,21 +174,25 @@ def _vit(tensors: Tensors, prefix: str, pixels: Tensor, heads: int) -> Tensor:
     for block in range(DEPTH - 1):
         start = f"blocks.{block}"
         y = F.layer_norm(x, (width,), get(f"{start}.norm1.weight"), get(f"{start}.norm1.bias"), 1e-6)
-        qkv = F.linear(y, get(f"{start}.attn.qkv.weight"), get(f"{start}.attn.qkv.bias"))
+        qkv = linear(f"{start}.attn.qkv", y)
         query, key, value = qkv.reshape(1, -1, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
         weights = (query @ key.transpose(-1, -2) / (width // heads) ** 0.5).softmax(-1)
         y = (weights @ value).transpose(1, 2).reshape(1, -1, width)
-        y = F.linear(y, get(f"{start}.attn.proj.weight"), get(f"{start}.attn.proj.bias"))
+        y = linear(f"{start}.attn.proj", y)
         x = x + (y * get(f"{start}.ls1.scale_factor") if extra else y)
+        if language is not None:
+            x = x * (1.0 + linear(f"{start}.scale", language)) + linear(f"{start}.shift", language)
         y = F.layer_norm(x, (width,), get(f"{start}.norm2.weight"), get(f"{start}.norm2.bias"), 1e-6)
-        y = F.linear(y, get(f"{start}.mlp.fc1.weight"), get(f"{start}.mlp.fc1.bias"))
+        y = linear(f"{start}.mlp.fc1", y)
         y = 0.5 * y * (1.0 + torch.erf(y / 2.0**0.5))
-        y = F.linear(y, get(f"{start}.mlp.fc2.weight"), get(f"{start}.mlp.fc2.bias"))
+        y = linear(f"{start}.mlp.fc2", y)
         x = x + (y * get(f"{start}.ls2.scale_factor") if extra else y)
     return x[:, extra:]
 
 
-def _llama(tensors: Tensors, x: Tensor) -> Tensor:
+def llama(tensors: Tensors, x: Tensor, *, causal: bool) -> Tensor:
+    """Last hidden states (length, width), after the final norm, for embeddings of the same shape."""
+
     def get(name: str) -> Tensor:
         return tensors[f"language_model.{name}"]
 
@@ -193,7 +208,7 @@ def _llama(tensors: Tensors, x: Tensor) -> Tensor:
         half = size // 2
         return value * cosine + torch.cat((-value[..., half:], value[..., :half]), -1) * sine
 
-    future = torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1)
+    future = torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1) if causal else 0.0
     for layer in range(LAYERS):
         start = f"model.layers.{layer}"
         y = norm(x, f"{start}.input_layernorm.weight")
@@ -207,7 +222,7 @@ def _llama(tensors: Tensors, x: Tensor) -> Tensor:
         y = norm(x, f"{start}.post_attention_layernorm.weight")
         gate, up = (F.linear(y, get(f"{start}.mlp.{name}_proj.weight")) for name in ("gate", "up"))
         x = x + F.linear(F.silu(gate) * up, get(f"{start}.mlp.down_proj.weight"))
-    return F.linear(norm(x, "model.norm.weight"), get("lm_head.weight"))
+    return norm(x, "model.norm.weight")
 
 
 def reference_tokens(tensors: Tensors, pixels: Tensor, prompt: list[int], count: int) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.vla.openvla.tiny import HEADS
+from vla.openvla.oft.declared import OFTDeclaration
+from vla.openvla.oft.policy import OFTRegressionPolicy, OFTTokenPolicy, load_oft_policy
 from vla.openvla.policy import OpenVLAOptions, OpenVLAPolicy
 
 
@@ -11,4 +13,16 @@ def build(folder: str, unnorm_key: str, rate_hz: int, camera: str, device: str, 
     options = OpenVLAOptions(
         statistics_key=unnorm_key, rate_hz=rate_hz, camera=camera, device=device, dtype="fp32", heads=HEADS
     )
-    return OpenVLAPolicy.load(folder, options, encode=lambda text: [1, *(3 + ord(letter) % 90 for letter in text)])
+    return OpenVLAPolicy.load(folder, options, encode=encode)
+
+
+def build_oft(
+    folder: str, declaration: OFTDeclaration, device: str, dtype: str
+) -> OFTTokenPolicy | OFTRegressionPolicy:
+    """The same for OpenVLA-OFT."""
+    return load_oft_policy(folder, declaration, device=device, dtype="fp32", heads=HEADS, encode=encode)
+
+
+def encode(text: str) -> list[int]:
+    """A stand-in for the Llama tokenizer's files."""
+    return [1, *(3 + ord(letter) % 90 for letter in text)]
