@@ -1,10 +1,10 @@
 """The chunk executor: tokens in, targets out, fail-closed.
 
-It plays admissible chunks on its own clock, which the safety filter and the policy's doubt may slow down. It asks for the
-next chunk when the execution horizon is used up, when the arm cannot follow, or when safety slows it down much. How an
-answer is joined to what is being played is the chunk strategy's part (:mod:`controllers.strategies`), what doubt does is
-in :mod:`controllers.doubt`. A chunk that is malformed in any way is refused with a typed reason and the arm comes to rest;
-nothing is ever clipped into a motion.
+It plays admissible chunks on its own clock, which the safety filter and the policy's doubt may slow down, and asks for
+the next chunk when the execution horizon is used up, when the arm cannot follow, or when safety slows it down much. How
+an answer is joined to what is being played is the chunk strategy's part (:mod:`controllers.strategies`), what doubt
+asks for that of :mod:`controllers.doubt`. A chunk that is malformed in any way is refused with a typed reason and the
+arm comes to rest; nothing is ever clipped into a motion.
 """
 
 from __future__ import annotations
