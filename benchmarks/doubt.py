@@ -90,8 +90,8 @@ class Bin:
 class Threshold:
     """A suggested threshold, and what it would have done in the held-out half.
 
-    ``threshold`` is None where so few successes can promise no such rate. ``passed_s`` is the median time from the first
-    crossing to the end of a failure that it catches.
+    ``threshold`` is None where so few successes can promise no such rate. ``passed_s`` is the median time from the
+    first crossing to the end of a failure that it catches.
     """
 
     option: str
