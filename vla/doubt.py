@@ -27,7 +27,8 @@ def chunk_doubt(log_probability: Numbers, entropy: Numbers | None = None, agreem
     """
     if log_probability.size == 0:
         raise ValueError("expected the log-probability of at least one token, found none")
-    # Float32 softmax may round a certain token's log-probability to just above zero, and an entropy to just below.
+    # Rounding may put a certain token's log-probability just above zero, an entropy just below, and a mean below all.
     probability = np.minimum(np.exp(log_probability.astype(np.float64)), 1.0)
     mean = None if entropy is None else max(0.0, float(entropy.astype(np.float64).mean()))
-    return ChunkDoubt(float(probability.mean()), float(probability.min()), mean, agreement)
+    smallest = float(probability.min())
+    return ChunkDoubt(max(smallest, float(probability.mean())), smallest, mean, agreement)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def _levels(episode: Episode, time: FloatArray, first: int) -> list[Span]:
         return []
     starts = [0.0, *(float(time[tick - first]) for tick, _ in changes), float(time[-1])]
     kinds = [DoubtLevel.CLEAR.value, *(name for _, name in changes)]
-    return [Span(start, end, f"doubt-{kind}") for start, end, kind in zip(starts, starts[1:], kinds, strict=True)]
+    return [Span(start, end, f"doubt-{kind}") for (start, end), kind in zip(pairwise(starts), kinds, strict=True)]
 
 
 def _summary(spans: list[Span]) -> str:
