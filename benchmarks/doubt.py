@@ -1,4 +1,4 @@
-"""Does a policy's doubt foretell failure? Calibrate on half of the recorded episodes, report on the other half."""
+"""Does a policy's doubt foretell failure? Calibrated on some recorded episodes, reported on others."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class Options:
 
     folders: str = "runs/eval"
     """Folders of recorded episodes (vla eval --record all), separated by commas."""
+    held_out: str = ""
+    """Folders to report on, separated by commas; empty to fit on every other seed and report on the others."""
     measure: Literal["best", "mean_entropy", "mean_probability", "min_probability", "agreement"] = "best"
     """Which doubt; best is the one that ranks the fitting half best."""
     summary: Literal["best", "mean", "max"] = "best"
@@ -42,7 +44,7 @@ class Options:
     fit: Literal["logistic", "isotonic"] = "logistic"
     """How that score becomes a probability."""
     first_s: float = 0.0
-    """Score the chunks of the first so many seconds only, so that how long an episode lasts says nothing; 0 for all."""
+    """Score the chunks of the first so many seconds only, as how long an episode lasts tells something; 0 for all."""
     bins: int = 5
     """Bins of the reliability plot."""
     false_hold: float = 0.05
@@ -153,9 +155,17 @@ def run(options: Options) -> Result:
     if (options.off is None) != (options.on is None):
         raise CalibrationError("expected --off and --on together, found one of them; name both folders or none")
     pairs = [] if options.off is None or options.on is None else [compare(options.off, options.on)]
-    folders = [Path(name.strip()) for name in options.folders.split(",") if name.strip()]
-    episodes = read_doubts(folders)
+    episodes = read_doubts(_paths(options.folders))
     fitting, held_out = halves(episodes)
+    if options.held_out:
+        fitting, held_out = episodes, read_doubts(_paths(options.held_out))
+        seen = {(item.task, item.seed) for item in fitting}
+        if again := [item for item in held_out if (item.task, item.seed) in seen]:
+            raise CalibrationError(
+                f"expected held-out episodes of other seeds than those that are fitted, found {len(again)} that are in "
+                f"both, such as {again[0].task} {again[0].seed}; evaluate with another --seed"
+            )
+        episodes = [*fitting, *held_out]
     scored = [cut_short(half, options.first_s) for half in (fitting, held_out)]
     rankings = [rank(*scored, measure, summary) for measure in told(episodes) for summary in Summary]
     chosen = choose(rankings, options.measure, options.summary)
@@ -163,7 +173,7 @@ def run(options: Options) -> Result:
     model = fit_success(scores(scored[0], measure, summary), succeeded(fitting), FitKind(options.fit))
     predicted, outcome = model.predict(scores(scored[1], measure, summary)), succeeded(held_out)
     bins = reliability(predicted, outcome, options.bins)
-    acting = DoubtMeasure(choose(rankings, options.measure, Summary.MAX.value).measure)
+    acting = acting_measure(fitting, options.measure)
     thresholds = [
         threshold("slow_above", options.false_slow, acting, fitting, held_out),
         threshold("hold_above", options.false_hold, acting, fitting, held_out),
@@ -188,6 +198,10 @@ def run(options: Options) -> Result:
     if options.html is not None:
         write_page(options.html, result, bins)
     return result
+
+
+def _paths(folders: str) -> list[Path]:
+    return [Path(name.strip()) for name in folders.split(",") if name.strip()]
 
 
 def told(episodes: Sequence[EpisodeDoubt]) -> list[DoubtMeasure]:
@@ -241,6 +255,14 @@ def choose(rankings: Sequence[Ranking], measure: str, summary: str) -> Ranking:
             "record again (agreement needs --doubt-samples)"
         )
     return max(wanted, key=lambda row: row.fitting)
+
+
+def acting_measure(fitting: Sequence[EpisodeDoubt], measure: str) -> DoubtMeasure:
+    """The measure for thresholds, which act on the worst chunk of whole episodes."""
+    if measure != "best":
+        return DoubtMeasure(measure)
+    failed = ~succeeded(fitting)
+    return max(told(fitting), key=lambda item: auroc(scores(fitting, item, Summary.MAX), failed))
 
 
 def threshold(

@@ -37,7 +37,7 @@ class StackOptions:
     """How chunks follow each other while the model thinks: synchronous, switch, ensembling or token_rtc."""
     max_delay_rows: float = 0.0
     """Rows that one delay may cost; a slower model slows the motion down instead. 0 for what the horizon allows."""
-    doubt_measure: Literal["mean_entropy", "mean_probability", "min_probability", "agreement"] = "mean_entropy"
+    doubt_measure: Literal["mean_entropy", "mean_probability", "min_probability", "agreement"] = "min_probability"
     """Which doubt of a chunk the thresholds are for: nat, or one minus a probability or share (docs/runtime.md)."""
     doubt_slow_above: float = 0.0
     """Slow the arm down above this doubt; 0 for never."""

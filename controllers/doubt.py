@@ -44,10 +44,10 @@ class ChunkDoubt:
         for name in ("mean_probability", "min_probability", "agreement"):
             value = getattr(self, name)
             if not (name == "agreement" and value is None) and not (_is_number(value) and 0.0 <= value <= 1.0):
-                raise ValueError(f"expected a {name} in [0, 1], found {value!r}")
+                raise ValueError(f"expected {name} in [0, 1], found {value!r}")
         entropy = self.mean_entropy
         if entropy is not None and not (_is_number(entropy) and 0.0 <= entropy < math.inf):
-            raise ValueError(f"expected a finite mean_entropy of 0 nat or more, found {entropy!r}")
+            raise ValueError(f"expected mean_entropy to be finite and 0 nat or more, found {entropy!r}")
 
 
 def _is_number(value: object) -> bool:
@@ -83,14 +83,14 @@ class DoubtOptions:
     """Thresholds on doubt. Off by default: nothing is compared and nothing changes.
 
     Attributes:
-        measure: What is compared.
+        measure: What is compared. By default what foretold the compact VLA's failures best (docs/benchmarks.md).
         slow_above: Above this the clock slows down; 0 for never.
         hold_above: Above this the chunk is not played and the arm holds; 0 for never.
         slow_scale: Rate of the clock while slow, in (0, 1).
         change_per_s: Largest change of the rate, 1/s. The end effector brakes with its speed times this.
     """
 
-    measure: DoubtMeasure = DoubtMeasure.MEAN_ENTROPY
+    measure: DoubtMeasure = DoubtMeasure.MIN_PROBABILITY
     slow_above: float = 0.0
     hold_above: float = 0.0
     slow_scale: float = 0.5

@@ -15,7 +15,12 @@ from episodes.jsontypes import as_mapping
 from episodes.report.charts import Chart, Series, Span, Stem
 from episodes.schema import ChunkTable, EventKind
 
-_UNITS = {DoubtMeasure.MEAN_ENTROPY: "mean entropy, nat", DoubtMeasure.AGREEMENT: "one minus the agreement"}
+_UNITS = {
+    DoubtMeasure.MEAN_ENTROPY: "mean entropy, nat",
+    DoubtMeasure.MEAN_PROBABILITY: "one minus the mean probability",
+    DoubtMeasure.MIN_PROBABILITY: "one minus the smallest probability",
+    DoubtMeasure.AGREEMENT: "one minus the agreement",
+}
 
 
 def doubt_column(chunks: ChunkTable, measure: DoubtMeasure) -> FloatArray:
@@ -32,11 +37,8 @@ def doubt_chart(episode: Episode, time: FloatArray) -> Chart | None:
         time: (T,) s, of its ticks.
     """
     options = as_mapping(episode.manifest.stack.get("doubt"))
-    measure = DoubtMeasure(str(options.get("measure", DoubtMeasure.MEAN_ENTROPY.value)))
+    measure = DoubtMeasure(str(options.get("measure", DoubtMeasure.MIN_PROBABILITY.value)))
     values = doubt_column(episode.chunks, measure)
-    if not np.isfinite(values).any():
-        measure = DoubtMeasure.MEAN_PROBABILITY
-        values = doubt_column(episode.chunks, measure)
     if not len(time) or not np.isfinite(values).any():
         return None
     first = int(episode.ticks.tick[0])
@@ -49,7 +51,7 @@ def doubt_chart(episode: Episode, time: FloatArray) -> Chart | None:
     spans = _levels(episode, time, first)
     return Chart(
         "Doubt",
-        _UNITS.get(measure, f"one minus the {measure.value.replace('_', ' ')}"),
+        _UNITS[measure],
         time,
         _thresholds(options, time),
         spans=spans,

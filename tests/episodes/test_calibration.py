@@ -200,6 +200,8 @@ def test_the_bench_reports_the_held_out_half_and_writes_a_page(tmp_path: Path, f
     assert slow.threshold is not None
     assert hold.threshold is not None
     assert slow.threshold <= hold.threshold
+    apart = run(Options(str(folder), held_out=str(record(tmp_path / "other", 12, "stack")), fit=fit))
+    assert (apart.fitting, apart.held_out) == (48, 12)
     (pairs,) = result.pairs
     assert (pairs.lost, pairs.won, pairs.difference, pairs.p_value) == (0, 0, 0.0, 1.0)
     text = page.read_text()
@@ -215,6 +217,8 @@ def test_a_measure_that_was_not_told_and_half_a_comparison_are_refused(tmp_path:
         run(Options(str(folder), measure="agreement"))
     with pytest.raises(CalibrationError, match="expected --off and --on together"):
         run(Options(str(folder), off=folder))
+    with pytest.raises(CalibrationError, match="found 12 that are in both, such as reach 0"):
+        run(Options(str(folder), held_out=str(folder)))
     other = record(tmp_path / "on", 12, "stack")
     with pytest.raises(CalibrationError, match="found 12 without, such as stack 0"):
         run(Options(str(folder), off=folder, on=other))

@@ -46,7 +46,7 @@ from tests.episodes.builders import (
 )
 from vla.tokenizers import COMPACT_TOKENIZER, decoder_from_id
 
-OPTIONS = DoubtOptions(slow_above=2.0, hold_above=3.0)
+OPTIONS = DoubtOptions(DoubtMeasure.MEAN_ENTROPY, slow_above=2.0, hold_above=3.0)
 STACK = {
     "plant": {"stiffness": 3.0},
     "doubt": {"measure": "mean_entropy", "slow_above": 2.0, "hold_above": 3.0, "slow_scale": 0.5, "change_per_s": 4.0},
@@ -205,7 +205,7 @@ def test_the_report_of_a_policy_without_entropy_shows_what_there_is(tmp_path: Pa
             writer.record_tick(*simple_tick(tick, arrivals=(make_chunk(0, doubt=doubt),) if tick == 0 else ()), b"")
         writer.close(Outcome(True, "success"))
     page = write_report(tmp_path, [result_of(open_episode(tmp_path / "s.zarr"))], tmp_path / "r.html").read_text()
-    assert ("<strong>Doubt</strong> <i>one minus the mean probability</i>" in page) == (doubt is not None)
+    assert ("<strong>Doubt</strong> <i>one minus the smallest probability</i>" in page) == (doubt is not None)
 
 
 def test_a_chunk_is_what_it_was_where_nobody_tells_a_doubt() -> None:

@@ -162,7 +162,7 @@ def test_a_chunk_with_an_impossible_doubt_is_refused() -> None:
     chunk = ActionChunk(np.zeros((2, 3), np.int64), "t", "s", 1, 1, doubt=ChunkDoubt(1.0, 1.0))
     message = conversion.chunk_message(ChunkArrival(chunk))
     message.data[5] = int(np.float64(1.5).view(np.int64))
-    with pytest.raises(MessageError, match=r"a chunk's doubt: expected a mean_probability in \[0, 1\], found 1.5"):
+    with pytest.raises(MessageError, match=r"a chunk's doubt: expected mean_probability in \[0, 1\], found 1.5"):
         conversion.chunk_from_message(message)
 
 

@@ -146,7 +146,7 @@ def test_the_answer_on_the_wire_is_the_golden_one() -> None:
 def test_an_impossible_doubt_is_no_message() -> None:
     data = b"".join(bytes(part) for part in encode_reply(answered(ChunkDoubt(0.5, 0.125, 2.25))))
     broken = bytearray(data.replace(b'"mean_probability":0.5', b'"mean_probability":1.5'))
-    with pytest.raises(MalformedMessageError, match=r"expected a mean_probability in \[0, 1\], found 1.5"):
+    with pytest.raises(MalformedMessageError, match=r"expected mean_probability in \[0, 1\], found 1.5"):
         decode_reply(broken, 3)
 
 
