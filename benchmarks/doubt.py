@@ -166,12 +166,12 @@ def run(options: Options) -> Result:
                 f"both, such as {again[0].task} {again[0].seed}; evaluate with another --seed"
             )
         episodes = [*fitting, *held_out]
-    scored = [cut_short(half, options.first_s) for half in (fitting, held_out)]
-    rankings = [rank(*scored, measure, summary) for measure in told(episodes) for summary in Summary]
+    learned, judged = (cut_short(part, options.first_s) for part in (fitting, held_out))
+    rankings = [rank(learned, judged, measure, summary) for measure in told(episodes) for summary in Summary]
     chosen = choose(rankings, options.measure, options.summary)
     measure, summary = DoubtMeasure(chosen.measure), Summary(chosen.summary)
-    model = fit_success(scores(scored[0], measure, summary), succeeded(fitting), FitKind(options.fit))
-    predicted, outcome = model.predict(scores(scored[1], measure, summary)), succeeded(held_out)
+    model = fit_success(scores(learned, measure, summary), succeeded(fitting), FitKind(options.fit))
+    predicted, outcome = model.predict(scores(judged, measure, summary)), succeeded(held_out)
     bins = reliability(predicted, outcome, options.bins)
     acting = acting_measure(fitting, options.measure)
     thresholds = [

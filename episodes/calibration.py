@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,8 @@ def auroc_interval(
     found: list[float] = []
     for _ in range(_RESAMPLES):
         pick = rng.integers(0, len(scores), len(scores))
-        value = auroc(scores[pick], failed[pick], [groups[i] for i in pick.tolist()] if groups else ())
+        names: Sequence[str] = [groups[int(i)] for i in pick] if groups else ()
+        value = auroc(scores[pick], failed[pick], names)
         if not math.isnan(value):
             found.append(value)
     if not found:
@@ -144,7 +145,7 @@ def _logistic(scores: FloatArray, targets: FloatArray) -> LogisticModel:
         return float((np.logaddexp(0.0, z) - targets * z).mean())
 
     found = minimize(loss, np.array((1.0, 0.0)), bounds=((0.0, 50.0), (-50.0, 50.0)), method="L-BFGS-B")
-    slope, offset = cast("list[float]", found.x.tolist())
+    slope, offset = found.x.tolist()
     return LogisticModel(slope, offset, middle, scale)
 
 

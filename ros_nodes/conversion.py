@@ -267,8 +267,8 @@ def chunk_message(arrival: ChunkArrival) -> Int64MultiArray:
 
     ``layout.dim`` is horizon, action, and two dimensions of size 1 whose labels name the tokenizer and the hash of the
     action spec. ``layout.data_offset`` words come before the tokens: chunk id, observation stamp in ns, inference time
-    in ns, end of inference in ns (-1 where unknown), and how many rows of a prefix it honoured. Log probabilities stay
-    behind.
+    in ns, end of inference in ns (-1 where unknown), how many rows of a prefix it honoured, and the float64 bits of
+    the numbers of its doubt, NaN for what is not told. Log-probabilities and entropies stay behind.
     """
     chunk = arrival.chunk
     horizon, dims = chunk.tokens.shape

@@ -42,11 +42,13 @@ def unsure(entropy: float) -> ChunkDoubt:
 
 
 def listening(
-    options: DoubtOptions = OPTIONS, strategy: ChunkStrategyName = ChunkStrategyName.SWITCH, **executor_options: int
+    options: DoubtOptions = OPTIONS,
+    strategy: ChunkStrategyName = ChunkStrategyName.SWITCH,
+    execution_horizon: int = 2,
 ) -> ChunkExecutor:
     decoder = TokenActionDecoder(COMPACT_TOKENIZER, SPEC)
     chunking = ChunkingOptions(strategy=strategy)
-    return ChunkExecutor(decoder, OPEN_M, 200, ExecutorOptions(**executor_options), chunking, options)
+    return ChunkExecutor(decoder, OPEN_M, 200, ExecutorOptions(execution_horizon), chunking, options)
 
 
 def doubtful(stamp_tick: int, entropy: float, chunk_id: int = 0) -> ActionChunk:

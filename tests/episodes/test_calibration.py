@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.doubt import Options, run
 from controllers.doubt import ChunkDoubt, DoubtMeasure
-from controllers.types import FloatArray
+from controllers.types import FloatArray, frozen_array
 from episodes.calibration import (
     BoolArray,
     CalibrationError,
@@ -74,7 +74,7 @@ def test_a_predicted_success_is_a_probability_that_never_rises_with_doubt(
         with pytest.raises(CalibrationError, match="expected successes and failures"):
             fit_success(scores, success, kind)
         return
-    grid = np.linspace(-3.0, 9.0, 50)
+    grid = np.linspace(-3.0, 9.0, 50, dtype=np.float64)
     predicted = fit_success(scores, success, kind).predict(grid)
     assert ((predicted >= 0.0) & (predicted <= 1.0)).all()
     assert (np.diff(predicted) <= 1e-12).all()
@@ -111,10 +111,10 @@ def test_a_threshold_keeps_its_promise_on_average() -> None:
 
 
 def test_too_few_successes_promise_nothing() -> None:
-    assert threshold_for(np.arange(18.0), 0.05) is None
-    assert threshold_for(np.arange(19.0), 0.05) == 18.0
+    assert threshold_for(frozen_array(range(18)), 0.05) is None
+    assert threshold_for(frozen_array(range(19)), 0.05) == 18.0
     with pytest.raises(CalibrationError, match=r"expected a rate of false holds in \(0, 1\), found 0"):
-        threshold_for(np.arange(5.0), 0.0)
+        threshold_for(frozen_array(range(5)), 0.0)
 
 
 # ------------------------------------------------------------------------------------------------ pairs

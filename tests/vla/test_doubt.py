@@ -47,9 +47,11 @@ def test_the_extremes_are_certainty_and_a_uniform_guess() -> None:
     sure, even = torch.full((2, BINS), -math.inf), torch.zeros((2, BINS))
     sure[:, 7] = 0.0
     chosen = torch.tensor([7, 7])
-    certain = chunk_doubt(*(item.numpy() for item in chosen_log_probability(sure, chosen)))
+    certain, guess = (
+        chunk_doubt(certainty.numpy(), entropy.numpy())
+        for certainty, entropy in (chosen_log_probability(logits, chosen) for logits in (sure, even))
+    )
     assert certain == ChunkDoubt(1.0, 1.0, 0.0)
-    guess = chunk_doubt(*(item.numpy() for item in chosen_log_probability(even, chosen)))
     assert guess.mean_entropy == pytest.approx(math.log(BINS), rel=1e-6)
     assert guess.mean_probability == pytest.approx(1.0 / BINS, rel=1e-5)
     assert sampled_agreement(sure, chosen, 5, 0) == 1.0
@@ -80,6 +82,7 @@ def test_a_chunk_of_the_compact_policy_tells_its_doubt(folder: Path) -> None:  #
     assert chunk.log_probability is not None
     assert chunk.entropy.shape == chunk.log_probability.shape == (SMALL.horizon, SMALL.dims)
     assert not chunk.entropy.flags.writeable
+    assert chunk.doubt is not None
     assert chunk.doubt == chunk_doubt(chunk.log_probability, chunk.entropy)
     assert chunk.doubt.agreement is None
 
