@@ -16,6 +16,7 @@ BENCHMARKS = (
     "tick",
     "filter",
     "chunking",
+    "doubt",
     "safe_stop",
     "inference",
     "replay",

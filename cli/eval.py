@@ -50,6 +50,8 @@ class Options:
     """Folder for results, episodes and report; numbered if it is taken."""
     device: str = "cpu"
     """Device of the policy: cpu or cuda."""
+    doubt_samples: int = 0
+    """Sampled decodes that the compact VLA compares each chunk with, for the doubt agreement; 0 for none."""
     remote: RemoteAccess = field(default_factory=RemoteAccess)
     """How to talk to a policy server."""
     foreign: tyro.conf.OmitArgPrefixes[ForeignAccess] = field(default_factory=ForeignAccess)
@@ -97,7 +99,13 @@ def main(options: Options) -> int:
         get_task(name)
         if options.stack.obstacles != "none" and name not in ROUTED_TASKS:
             raise ValueError(f"expected tasks among {', '.join(ROUTED_TASKS)} with obstacles, found {name!r}")
-    choice = PolicyChoice(options.policy, device=options.device, remote=options.remote, foreign=options.foreign)
+    choice = PolicyChoice(
+        options.policy,
+        device=options.device,
+        remote=options.remote,
+        foreign=options.foreign,
+        doubt_samples=options.doubt_samples,
+    )
     config = choice.configure(build_config(options.stack, latency=options.latency))
     require_preflight(choice, config)
     out = fresh_folder(options.out)

@@ -45,6 +45,8 @@ class Options:
     """Folder for the episode; numbered if it is taken."""
     device: str = "cpu"
     """Device of the policy: cpu or cuda."""
+    doubt_samples: int = 0
+    """Sampled decodes that the compact VLA compares each chunk with, for the doubt agreement; 0 for none."""
     remote: RemoteAccess = field(default_factory=RemoteAccess)
     """How to talk to a policy server."""
     foreign: tyro.conf.OmitArgPrefixes[ForeignAccess] = field(default_factory=ForeignAccess)
@@ -99,6 +101,7 @@ def main(options: Options) -> int:
         supervision=options.timing.supervision(),
         remote=options.remote,
         foreign=options.foreign,
+        doubt_samples=options.doubt_samples,
     )
     cameras = camera_profile(options.camera_log)
     settings = options.timing.settings(cameras)

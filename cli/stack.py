@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from controllers.chunking import ChunkingOptions, ChunkStrategyName
+from controllers.doubt import DoubtMeasure, DoubtOptions
 from controllers.executor import ExecutorOptions
 from controllers.latency import parse_latency
 from controllers.robot import load_robot
@@ -36,6 +37,14 @@ class StackOptions:
     """How chunks follow each other while the model thinks: synchronous, switch, ensembling or token_rtc."""
     max_delay_rows: float = 0.0
     """Rows that one delay may cost; a slower model slows the motion down instead. 0 for what the horizon allows."""
+    doubt_measure: Literal["mean_entropy", "mean_probability", "min_probability", "agreement"] = "min_probability"
+    """Which doubt of a chunk the thresholds are for: nat, or one minus a probability or share (docs/runtime.md)."""
+    doubt_slow_above: float = 0.0
+    """Slow the arm down above this doubt; 0 for never."""
+    doubt_hold_above: float = 0.0
+    """Hold the arm above this doubt, until a chunk with less arrives; 0 for never."""
+    doubt_slow_scale: float = 0.5
+    """Rate of the motion while slow."""
     execution_horizon: int = EXECUTION_HORIZON
     """Rows to execute before asking for the next chunk."""
     obstacles: Literal["none", "I", "II", "both"] = "none"
@@ -61,6 +70,12 @@ def build_config(options: StackOptions, *, cameras: bool = True, latency: str = 
         executor=ExecutorOptions(execution_horizon=options.execution_horizon),
         chunking=ChunkingOptions(
             strategy=ChunkStrategyName.named(options.chunking), max_delay_rows=options.max_delay_rows
+        ),
+        doubt=DoubtOptions(
+            DoubtMeasure(options.doubt_measure),
+            options.doubt_slow_above,
+            options.doubt_hold_above,
+            options.doubt_slow_scale,
         ),
         latency=parse_latency(latency) if latency else None,
         obstacles=None if options.obstacles == "none" else ObstacleOptions(level=options.obstacles),

@@ -1,25 +1,27 @@
 """The chunk executor: tokens in, targets out, fail-closed.
 
-It plays admissible chunks on its own clock, which the safety filter may slow down, and asks for the next chunk when the
-execution horizon is used up, when the arm cannot follow, or when safety slows it down much. How an answer is joined to
-what is being played is the chunk strategy's part (:mod:`controllers.strategies`). A chunk that is malformed in any way
-is refused with a typed reason and the arm comes to rest; nothing is ever clipped into a motion.
+It plays admissible chunks on its own clock, which the safety filter and the policy's doubt may slow down, and asks for
+the next chunk when the execution horizon is used up, when the arm cannot follow, or when safety slows it down much. How
+an answer is joined to what is being played is the chunk strategy's part (:mod:`controllers.strategies`), what doubt
+asks for that of :mod:`controllers.doubt`. A chunk that is malformed in any way is refused with a typed reason and the
+arm comes to rest; nothing is ever clipped into a motion.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from controllers.admission import decode_chunk, observed_mark
 from controllers.chunking import ChunkingOptions, estimated_delay, remember_delay
-from controllers.plan import ROW_EPSILON, PathBuilder, Plan, ReferenceMark, Request, waypoint
+from controllers.doubt import DoubtGate, DoubtLevel, DoubtOptions, DoubtTransition
+from controllers.executor_memory import ExecutorOptions, ExecutorState
+from controllers.plan import ROW_EPSILON, PathBuilder, ReferenceMark, Request, waypoint
 from controllers.protocols import ActionDecodeError, ActionDecoder
-from controllers.reference import Reference, TrackerOptions, at_rest, limit_lead, rehearse, resting_point, track
+from controllers.reference import Reference, at_rest, limit_lead, rehearse, resting_point, track
 from controllers.strategies import Arrival, make_strategy
 from controllers.types import (
     NANOSECONDS,
+    ActionChunk,
     ChunkArrival,
     ExecutorReport,
     ExecutorStatus,
@@ -37,7 +39,7 @@ from controllers.types import (
     TokenPrefix,
     frozen_array,
 )
-from controllers.waypoints import PathPoint, sample, slowed
+from controllers.waypoints import sample, slowed
 
 _STOPPED = (SafetyStatus.PROTECTIVE_STOP, SafetyStatus.EMERGENCY_STOP)
 _RESERVE_ROWS = 2.0  # rows that a request cycle leaves unplayed, so that a late answer need not stop the arm
@@ -45,81 +47,6 @@ _SLOW_DOWN_ROWS = 1.5  # the clock slows down over these last rows of a plan, an
 _PACE_RATE = 2.0  # largest change of the pace, 1/s
 _RETRY_DELAYS = 3.0  # ask again after this many expected delays without an answer
 _RETRY_NS = NANOSECONDS // 5  # but not before this
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorOptions:
-    """How chunks are played.
-
-    Attributes:
-        execution_horizon: Rows to execute before asking for the next chunk.
-        max_chunk_age_s: A chunk whose observation is older than this on arrival is stale.
-        request_timeout_s: Ask again when a request has brought nothing for this long.
-        tracker: Dynamics of the reference.
-        max_lead_m: Largest distance of the reference ahead of the sensed pose.
-        max_lead_rad: Largest angle of the reference ahead of the sensed pose.
-    """
-
-    execution_horizon: int = 2
-    max_chunk_age_s: float = 1.5
-    request_timeout_s: float = 2.0
-    tracker: TrackerOptions = TrackerOptions()
-    max_lead_m: float = 0.05
-    max_lead_rad: float = 0.4
-
-
-class ExecutorState(NamedTuple):
-    """The executor's whole memory.
-
-    Attributes:
-        reference: The smooth setpoint.
-        gripper_opening: Commanded opening, m.
-        clock_s: The executor's own time; runs at the safety filter's speed scale times the pace.
-        plan: What is being played, None while holding.
-        rest: Where to hold while there is no plan.
-        history: Marks of the last ticks, oldest first.
-        newest_stamp_ns: Observation stamp of the newest accepted chunk.
-        requested_ns: When the outstanding request was made, -1 for none.
-        request: What was asked for then, None when it has been answered.
-        delays: The last delays from observation to arrival, ticks.
-        pace: Rate of the clock that the delay allows, in (0, 1].
-        holding: Told to hold by an operator.
-    """
-
-    reference: Reference
-    gripper_opening: float
-    clock_s: float
-    plan: Plan | None
-    rest: PathPoint
-    history: tuple[ReferenceMark, ...]
-    newest_stamp_ns: int
-    requested_ns: int
-    request: Request | None
-    delays: tuple[int, ...]
-    pace: float
-    holding: bool
-
-    @property
-    def chunk_id(self) -> int:
-        """Newest chunk of what is being played, -1 for none."""
-        return -1 if self.plan is None else self.plan.chunk_id
-
-    def essential(self) -> ExecutorState:
-        """The same memory for writing down: marks that no chunk can be anchored at any more share one reference.
-
-        A chunk must be newer than the newest that was accepted, so the last mark before that one's observation is the
-        oldest that can be asked for; of older ones only the stamps still count. Every tick goes on from it as from
-        the memory itself.
-        """
-        marks = self.history
-        oldest = len(marks) - 1
-        while oldest > 0 and marks[oldest].stamp_ns > self.newest_stamp_ns:
-            oldest -= 1
-        if oldest <= 0:
-            return self
-        shared = marks[oldest].reference
-        history = [ReferenceMark(mark.stamp_ns, 0.0, shared) for mark in marks[:oldest]]
-        return self._replace(history=(*history, *marks[oldest:]))
 
 
 class ChunkExecutor:
@@ -132,6 +59,7 @@ class ChunkExecutor:
         control_rate_hz: int,
         options: ExecutorOptions,
         chunking: ChunkingOptions | None = None,
+        doubt: DoubtOptions | None = None,
     ) -> None:
         """Check that the rates fit.
 
@@ -171,6 +99,8 @@ class ChunkExecutor:
         self._pace_step = _PACE_RATE / control_rate_hz
         self._replan_cosine = 1.0 - 0.125 * self.chunking.replan_error_rad**2
         self._replan_error_m2 = self.chunking.replan_error_m**2
+        self._gate = DoubtGate(doubt, control_rate_hz) if doubt is not None and doubt.enabled else None
+        self._horizon_ns = options.execution_horizon * NANOSECONDS // spec.rate_hz
         rehearse(options.tracker)
 
     def initial(self, state: RobotState) -> ExecutorState:
@@ -214,14 +144,19 @@ class ChunkExecutor:
             asked = Request(asked.row, asked.prefix, inputs.state.stamp_ns)
         rejections: tuple[Rejection, ...] = ()
         accepted: tuple[int, ...] = ()
+        transitions: tuple[DoubtTransition, ...] = ()
         if inputs.arrivals:
             memory = memory._replace(history=history, request=asked)
-            memory, rejections, accepted = self._admit_all(memory, inputs)
+            memory, rejections, accepted, transitions = self._admit_all(memory, inputs)
             asked = memory.request
 
         scale = 1.0 if feedback is None else feedback.speed_scale
         pace = self._paced(memory) if self.strategy.keeps_rows else 1.0
-        clock, reference, gripper, phase = self._advance(memory, inputs.state, dt * scale, pace)
+        doubt, reference_dt = memory.doubt, dt * scale
+        if self._gate is not None:
+            doubt = self._gate.advance(doubt)
+            reference_dt *= doubt.scale
+        clock, reference, gripper, phase = self._advance(memory, inputs.state, reference_dt, pace)
         wanted = self._wants_chunk(memory, reference, phase, inputs, scale, pace)
         request = wanted and not (feedback is not None and feedback.status in _STOPPED)
         if request:
@@ -241,8 +176,9 @@ class ChunkExecutor:
             memory.delays,
             pace,
             memory.holding,
+            doubt,
         )
-        report = ExecutorReport(self._status(memory, phase), memory.chunk_id, phase, rejections, accepted)
+        report = ExecutorReport(self._status(memory, phase), memory.chunk_id, phase, rejections, accepted, transitions)
         return memory, self._target(memory), report, request
 
     def commanded_pose(self, memory: ExecutorState, state: RobotState, target: Target | None = None) -> Pose:
@@ -294,13 +230,14 @@ class ChunkExecutor:
 
     def _admit_all(
         self, memory: ExecutorState, inputs: TickInputs
-    ) -> tuple[ExecutorState, tuple[Rejection, ...], tuple[int, ...]]:
+    ) -> tuple[ExecutorState, tuple[Rejection, ...], tuple[int, ...], tuple[DoubtTransition, ...]]:
         rejections: list[Rejection] = []
         accepted: list[int] = []
+        transitions: list[DoubtTransition] = []
         for arrival in inputs.arrivals:
             chunk = arrival.chunk
             try:
-                memory = self._admit(memory, arrival, inputs)
+                after, refusal, change = self._admit(memory, arrival, inputs)
             except ActionDecodeError as error:
                 rejections.append(Rejection(chunk.chunk_id, error.reason, str(error)))
                 memory = memory._replace(requested_ns=-1)
@@ -308,15 +245,40 @@ class ChunkExecutor:
                 if error.reason is not RejectionReason.OUT_OF_ORDER:
                     memory = self._come_to_rest(memory)
                 continue
-            accepted.append(chunk.chunk_id)
-        return memory, tuple(rejections), tuple(accepted)
+            memory = after
+            if change is not None:
+                transitions.append(change)
+            if refusal is None:
+                accepted.append(chunk.chunk_id)
+            else:
+                rejections.append(refusal)
+        return memory, tuple(rejections), tuple(accepted), tuple(transitions)
 
-    def _admit(self, memory: ExecutorState, arrival: ChunkArrival, inputs: TickInputs) -> ExecutorState:
+    def _admit(
+        self, memory: ExecutorState, arrival: ChunkArrival, inputs: TickInputs
+    ) -> tuple[ExecutorState, Rejection | None, DoubtTransition | None]:
+        """The memory after a chunk, why it is not played (only since it is too doubtful), and a change of level.
+
+        Raises:
+            ActionDecodeError: The chunk is no good.
+        """
         chunk, now_ns = arrival.chunk, inputs.now_ns
         if memory.holding:
             raise ActionDecodeError(RejectionReason.STALE, "the executor was told to hold")
         mark = observed_mark(chunk, memory.history, memory.newest_stamp_ns, now_ns, self._max_age_ns)
         actions = decode_chunk(chunk, self.decoder)
+        change: DoubtTransition | None = None
+        if self._gate is not None:
+            value = self._doubt_of(self._gate, chunk)
+            before, level = memory.doubt.level, self._gate.level(value)
+            if level is not before:
+                change = self._gate.transition(before, level, value, chunk.chunk_id)
+                memory = memory._replace(doubt=memory.doubt._replace(level=level))
+            if level is DoubtLevel.HOLD:
+                # Nothing is wrong with what is being played: the arm comes to a stand along it, in the clock's time.
+                stamp = chunk.observation_stamp_ns
+                memory = memory._replace(newest_stamp_ns=stamp, requested_ns=-1, request=None)
+                return memory, self._too_doubtful(self._gate.options, chunk, value), change
         request = memory.request
         if request is not None and request.stamp_ns != chunk.observation_stamp_ns:
             request = None
@@ -324,13 +286,33 @@ class ChunkExecutor:
         plan = self.strategy.join(memory.plan, asked)
         ticks = (now_ns - chunk.observation_stamp_ns + self._period_ns // 2) // self._period_ns
         delays = remember_delay(memory.delays, ticks, self.chunking.delay)
-        return memory._replace(
+        memory = memory._replace(
             plan=plan,
             newest_stamp_ns=chunk.observation_stamp_ns,
             requested_ns=-1,
             request=None,
             delays=delays,
             pace=self._affordable_pace(delays) if memory.plan is None else memory.pace,
+        )
+        return memory, None, change
+
+    @staticmethod
+    def _doubt_of(gate: DoubtGate, chunk: ActionChunk) -> float:
+        value = gate.value(chunk.doubt)
+        if value is None:
+            raise ActionDecodeError(
+                RejectionReason.UNKNOWN_DOUBT,
+                f"expected a chunk that tells its {gate.options.measure.value}, which the stack has thresholds for, "
+                "found one that does not; choose a policy that tells it, another measure, or no thresholds",
+            )
+        return value
+
+    @staticmethod
+    def _too_doubtful(options: DoubtOptions, chunk: ActionChunk, value: float) -> Rejection:
+        return Rejection(
+            chunk.chunk_id,
+            RejectionReason.DOUBTFUL,
+            f"doubt by {options.measure.value} is {value:.6g}, held above {options.hold_above:.6g}",
         )
 
     # ------------------------------------------------------------------------------------------ motion
@@ -385,6 +367,9 @@ class ChunkExecutor:
         now_ns, plan = inputs.now_ns, memory.plan
         if memory.requested_ns >= 0:
             return now_ns - memory.requested_ns >= self._patience_ns(memory)
+        if memory.doubt.level is DoubtLevel.HOLD:
+            # The clock stands: look again as often as when it runs.
+            return now_ns - memory.newest_stamp_ns >= self._horizon_ns
         if plan is None:
             return True
         horizon = self.options.execution_horizon
@@ -394,8 +379,7 @@ class ChunkExecutor:
         if phase >= horizon - ROW_EPSILON or (phase >= 1.0 and self._troubled(reference, inputs.state, scale)):
             return True
         # Safety may stop our clock short of the horizon: look again after as long as the horizon should have taken.
-        horizon_ns = horizon * NANOSECONDS // self.decoder.spec.rate_hz
-        return now_ns - memory.newest_stamp_ns >= 2 * horizon_ns / pace
+        return now_ns - memory.newest_stamp_ns >= 2 * self._horizon_ns / pace
 
     def _patience_ns(self, memory: ExecutorState) -> int:
         """How long to wait for an answer before asking again."""
@@ -420,6 +404,8 @@ class ChunkExecutor:
     def _status(self, memory: ExecutorState, phase: float) -> ExecutorStatus:
         if memory.holding:
             return ExecutorStatus.HOLDING
+        if memory.doubt.level is DoubtLevel.HOLD:
+            return ExecutorStatus.DOUBTFUL
         if memory.plan is None:
             return ExecutorStatus.WAITING
         if phase >= memory.plan.path.horizon - (ROW_EPSILON if self.strategy.keeps_rows else 0.0):
@@ -430,7 +416,11 @@ class ChunkExecutor:
         reference = memory.reference
         if self._joint_space:
             return JointTarget(frozen_array(reference.position), memory.gripper_opening)
-        return PoseTarget(reference.pose(), reference.twist(), memory.gripper_opening, "base")
+        twist, slowdown = reference.twist(), memory.doubt.scale
+        if slowdown != 1.0:  # the reference's velocity is per second of its own time
+            twist = twist * slowdown
+            twist.setflags(write=False)
+        return PoseTarget(reference.pose(), twist, memory.gripper_opening, "base")
 
 
 def is_finite(state: RobotState) -> bool:

@@ -20,6 +20,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from controllers.doubt import ChunkDoubt, DoubtTransition
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 ImageArray = npt.NDArray[np.uint8]
@@ -255,6 +257,9 @@ class ActionChunk:
         forced_rows: How many rows of the observation's :class:`TokenPrefix` it honoured; 0 without one.
         log_probability: (horizon, dims) the policy's own log-probability of each token, nat; None if it gives none.
             For the log and for people; nothing decides on it.
+        entropy: (horizon, dims) entropy of the distribution that each token was chosen from, nat; None if it gives
+            none. For the log and for people, too.
+        doubt: How unsure the policy was, in the numbers that thresholds are compared with; None if it does not tell.
     """
 
     tokens: IntArray
@@ -264,6 +269,8 @@ class ActionChunk:
     chunk_id: int
     forced_rows: int = 0
     log_probability: FloatArray | None = None
+    entropy: FloatArray | None = None
+    doubt: ChunkDoubt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +303,8 @@ class RejectionReason(Enum):
     OUT_OF_ORDER = "out_of_order"
     PREFIX_MISMATCH = "prefix_mismatch"  # it does not begin with the rows that were committed
     MALFORMED_SEQUENCE = "malformed_sequence"  # tokens that are known, one by one, and together write no chunk
+    UNKNOWN_DOUBT = "unknown_doubt"  # the stack has thresholds on doubt and the policy does not tell it
+    DOUBTFUL = "doubtful"  # well formed, but above the threshold on doubt: what is being played goes on to a stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,6 +451,7 @@ class ExecutorStatus(Enum):
     EXECUTING = "executing"  # playing a chunk
     EXHAUSTED = "exhausted"  # chunk played out and none new: holding
     HOLDING = "holding"  # told to hold
+    DOUBTFUL = "doubtful"  # the newest chunk is too doubtful: coming to a stand, or standing, on the path
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +464,7 @@ class ExecutorReport:
         phase: Place in the chunk, in rows (0 = at the observation).
         rejections: Chunks refused on this tick.
         accepted: Ids of chunks taken on this tick.
+        doubt: Changes of what the doubt of chunks asks for, in order.
     """
 
     status: ExecutorStatus
@@ -461,6 +472,7 @@ class ExecutorReport:
     phase: float
     rejections: tuple[Rejection, ...] = ()
     accepted: tuple[int, ...] = ()
+    doubt: tuple[DoubtTransition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

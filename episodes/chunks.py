@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, cast
 
 import numpy as np
 
+from controllers.doubt import ChunkDoubt
 from controllers.types import ActionChunk, ChunkArrival, FloatArray, IntArray
 from episodes.errors import EpisodeError
 from episodes.manifest import canonical_json
@@ -17,6 +18,8 @@ from episodes.schema import UNKNOWN_STAMP
 MAX_TOKEN_BYTES = 1 << 20  # a stranger's chunk must not be able to fill the disk
 MAX_TEXT = 1 << 16
 NUMBERS = ("chunk_id", "observation_stamp_ns", "inference_ns")
+CERTAINTY = ("log_probability", "entropy")
+DOUBT = tuple(item.name for item in fields(ChunkDoubt))  # each is a column ``doubt_NAME`` of the chunks table
 _JSON_TOKENS = "python/json"
 _CUT_TOKENS = "python/cut"
 
@@ -27,8 +30,9 @@ class ChunkRecord:
 
     Attributes:
         header: All fields but the arrays, and the tokens' shape and dtype; integers of any size. ``forced_rows`` only
-            where it is not 0; ``log_probability`` is the number of bytes of the log-probabilities, where there are any.
-        data: The tokens' bytes, then those of the log-probabilities.
+            where it is not 0; ``log_probability`` and ``entropy`` are their numbers of bytes, where there are any;
+            ``doubt`` is the four numbers of a :class:`~controllers.doubt.ChunkDoubt`, where there is one.
+        data: The tokens' bytes, then those of the log-probabilities, then those of the entropies.
     """
 
     header: dict[str, Any]
@@ -37,12 +41,21 @@ class ChunkRecord:
     @property
     def tokens(self) -> bytes:
         """The tokens' bytes."""
-        return self.data[: len(self.data) - self.header.get("log_probability", 0)]
+        return self.data[: len(self.data) - self._size("log_probability") - self._size("entropy")]
 
     @property
     def log_probability(self) -> bytes:
         """Bytes of the log-probabilities, empty where the policy gave none."""
-        return self.data[len(self.data) - self.header.get("log_probability", 0) :]
+        end = len(self.data) - self._size("entropy")
+        return self.data[end - self._size("log_probability") : end]
+
+    @property
+    def entropy(self) -> bytes:
+        """Bytes of the entropies, empty where the policy gave none."""
+        return self.data[len(self.data) - self._size("entropy") :]
+
+    def _size(self, name: str) -> int:
+        return self.header.get(name, 0)
 
     def is_regular(self, horizon: int, dims: int) -> bool:
         """Whether it fits the tokens table: int64 of the declared shape, all numbers within int64."""
@@ -52,7 +65,7 @@ class ChunkRecord:
             and header["shape"] == [horizon, dims]
             and all(type(header[name]) is str for name in ("tokenizer_id", "spec_hash"))
             and all(type(header[name]) is int and clamp_int64(header[name]) == header[name] for name in NUMBERS)
-            and header.get("log_probability", 0) in (0, horizon * dims * 8)
+            and all(self._size(name) in (0, horizon * dims * 8) for name in CERTAINTY)
         )
 
     def encode(self) -> bytes:
@@ -74,7 +87,9 @@ class ChunkRecord:
             observation_stamp_ns=_decode_scalar(header["observation_stamp_ns"]),
             chunk_id=_decode_scalar(header["chunk_id"]),
             forced_rows=_decode_scalar(header.get("forced_rows", 0)),
-            log_probability=_decode_log_probability(header, self.log_probability),
+            log_probability=_decode_certainty(header, self.log_probability),
+            entropy=_decode_certainty(header, self.entropy),
+            doubt=ChunkDoubt(*header["doubt"]) if "doubt" in header else None,
         )
         return ChunkArrival(chunk, _decode_scalar(header["inference_ns"]), header.get("inferred_ns", UNKNOWN_STAMP))
 
@@ -102,10 +117,14 @@ def chunk_record(arrival: ChunkArrival) -> ChunkRecord:
         header["forced_rows"] = _encode_scalar(chunk.forced_rows)
     if type(arrival.inferred_ns) is int and arrival.inferred_ns != UNKNOWN_STAMP:
         header["inferred_ns"] = clamp_int64(arrival.inferred_ns)
-    certainty = _encode_log_probability(chunk.log_probability, shape)
-    if certainty:
-        header["log_probability"] = len(certainty)
-    return ChunkRecord(header, data + certainty)
+    for name in CERTAINTY:
+        certainty = _encode_certainty(getattr(chunk, name), shape)
+        if certainty:
+            header[name] = len(certainty)
+            data += certainty
+    if isinstance(chunk.doubt, ChunkDoubt):
+        header["doubt"] = list(astuple(chunk.doubt))
+    return ChunkRecord(header, data)
 
 
 def _encode_scalar(value: object) -> object:
@@ -155,8 +174,8 @@ def _encode_tokens(tokens: object) -> tuple[str, list[int], bytes]:
     return _JSON_TOKENS, [], text.encode()
 
 
-def _encode_log_probability(values: object, shape: list[int]) -> bytes:
-    """Log-probabilities as float64, one for each token; anything else says nothing and is left out."""
+def _encode_certainty(values: object, shape: list[int]) -> bytes:
+    """Log-probabilities or entropies as float64, one a token; anything else says nothing and is left out."""
     if not isinstance(values, np.ndarray):
         return b""
     array = cast("np.ndarray[Any, np.dtype[Any]]", values)
@@ -166,7 +185,7 @@ def _encode_log_probability(values: object, shape: list[int]) -> bytes:
     return b"" if np.isnan(exact).all() else exact.tobytes()
 
 
-def _decode_log_probability(header: dict[str, Any], data: bytes) -> FloatArray | None:
+def _decode_certainty(header: dict[str, Any], data: bytes) -> FloatArray | None:
     if not data:
         return None
     return cast(FloatArray, cast(Any, np).frombuffer(data, np.float64).reshape(header["shape"]))

@@ -32,7 +32,7 @@ from controllers.types import (
 from episodes.chunks import ChunkRecord
 from episodes.errors import EpisodeError
 from episodes.jsontypes import as_list, as_mapping
-from episodes.packing import EventRow
+from episodes.packing import EventRow, doubt_transition
 from episodes.schema import ENUMERATIONS, EventKind, TargetKind, TickTable
 
 _MODES = tuple(CommandMode)
@@ -185,6 +185,7 @@ class TickDecoder:
                     if row.kind is EventKind.REJECTION
                 ),
                 accepted=tuple(row.chunk_id for row in events if row.kind is EventKind.ACCEPTED),
+                doubt=tuple(doubt_transition(row) for row in events if row.kind is EventKind.DOUBT),
             ),
             request_inference=bool(table.request_inference[index]),
             commanded_pose=_pose(table.commanded_pose[index]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from controllers.types import ImageArray, Observation, Pose, RobotState, TokenPrefix, frozen_array
-from episodes.chunks import ChunkRecord
+from controllers.types import FloatArray, ImageArray, Observation, Pose, RobotState, TokenPrefix, frozen_array
+from episodes.chunks import CERTAINTY, DOUBT, ChunkRecord
 from episodes.decoding import TickDecoder, check_enumerations
 from episodes.errors import EpisodeError
 from episodes.images import kept_digest
@@ -21,7 +22,6 @@ from episodes.packing import EventRow
 from episodes.profile import camera_profile
 from episodes.schema import (
     UNKNOWN_STAMP,
-    BoolArray,
     ChunkTable,
     EventKind,
     EventTable,
@@ -210,8 +210,6 @@ class Episode:
         raw = table.malformed_data.tobytes()
         forced = cast(dict[str, Any], self.attributes("chunks").get("forced_rows", {}))
         inferred: list[int] = table.inferred_ns.tolist()
-        known: BoolArray = ~np.isnan(table.log_probability)
-        certain: list[bool] = [bool(row.any()) for row in known]
         records: list[tuple[int, ChunkRecord]] = []
         for index, tick in enumerate(table.arrival_tick.tolist()):
             entry = details.get(index)
@@ -235,10 +233,14 @@ class Episode:
                 data = table.tokens[index].tobytes()
                 if inferred[index] != UNKNOWN_STAMP:
                     header["inferred_ns"] = inferred[index]
-                if certain[index]:
-                    certainty = table.log_probability[index].tobytes()
-                    header["log_probability"] = len(certainty)
-                    data += certainty
+                for name in CERTAINTY:
+                    certainty: FloatArray = getattr(table, name)[index]
+                    if not np.isnan(certainty).all():
+                        header[name] = certainty.nbytes
+                        data += certainty.tobytes()
+                doubt = [float(getattr(table, f"doubt_{name}")[index]) for name in DOUBT]
+                if not math.isnan(doubt[0]):
+                    header["doubt"] = [None if math.isnan(number) else number for number in doubt]
             records.append((tick, ChunkRecord(header, data)))
         return tuple(records)
 

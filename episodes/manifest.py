@@ -212,7 +212,7 @@ class Manifest:
         if version not in READABLE_VERSIONS:
             raise EpisodeError(
                 where,
-                f"format version {' or '.join(map(str, READABLE_VERSIONS))}",
+                f"format version {', '.join(map(str, READABLE_VERSIONS[:-1]))} or {READABLE_VERSIONS[-1]}",
                 f"version {version!r}",
                 "use the release that wrote it, or record it again",
             )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from controllers.doubt import DoubtLevel, DoubtMeasure, DoubtTransition
 from controllers.types import FloatArray, JointTarget, OperatorEvent, PoseTarget, Target, TickInputs, TickOutputs
 from episodes.schema import (
     DIGEST_BYTES,
@@ -281,7 +282,7 @@ class TickPacker:
         frame = self._frames.get(target.frame)
         if frame is None:
             frame = self._new_frame(inputs.tick, target)
-        if inputs.events or executor.rejections or executor.accepted or safety.reasons:
+        if inputs.events or executor.rejections or executor.accepted or safety.reasons or executor.doubt:
             mask = self._pack_events(inputs, outputs)
         _TAIL.pack_into(
             self._bytes,
@@ -331,12 +332,28 @@ class TickPacker:
             add(encode_event(EventRow(tick, EventKind.OPERATOR, _name(event), math.nan, -1, "")))
         for chunk_id in executor.accepted:
             add(encode_event(EventRow(tick, EventKind.ACCEPTED, "", math.nan, chunk_id, "")))
+        for change in executor.doubt:
+            row = EventRow(tick, EventKind.DOUBT, change.level.value, change.value, change.chunk_id, doubt_text(change))
+            add(encode_event(row))
         for refused in executor.rejections:
             name = str(refused.reason.value)
             add(encode_event(EventRow(tick, EventKind.REJECTION, name, math.nan, refused.chunk_id, refused.message)))
         for reason in outputs.safety.reasons:
             add(_encoded(tick, _REASON, reason.limit, reason.margin, -1, reason.message))
         return mask
+
+
+def doubt_text(change: DoubtTransition) -> str:
+    """What was compared with what: the message of a doubt event, from which :func:`doubt_transition` reads it back."""
+    relation = "above" if change.value > change.threshold else "at most"
+    return f"{change.measure.value} {relation} {change.threshold!r}"
+
+
+def doubt_transition(row: EventRow) -> DoubtTransition:
+    """The change of level that a doubt event tells."""
+    measure, _, rest = row.message.partition(" ")
+    threshold = float(rest.rpartition(" ")[2])
+    return DoubtTransition(DoubtLevel(row.name), DoubtMeasure(measure), row.value, threshold, row.chunk_id)
 
 
 def _name(event: OperatorEvent) -> str:

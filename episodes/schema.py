@@ -1,4 +1,4 @@
-"""The layout of an episode store, version 2: every table, column, shape and unit, in one place.
+"""The layout of an episode store, version 3: every table, column, shape and unit, in one place.
 
 A table is a frozen dataclass of arrays; each field's metadata holds its :class:`Column`. The packed tick row, the
 zarr arrays, the documentation and the order in which replay looks for the first divergence all follow from it.
@@ -25,8 +25,8 @@ from controllers.types import (
     SafetyStatus,
 )
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
 UNKNOWN_STAMP = -1
 DIGEST_BYTES = 16
 
@@ -90,6 +90,7 @@ class EventKind(Enum):
     REJECTION = "rejection"  # the executor refused chunk `chunk_id`; `name` is the reason
     SAFETY_REASON = "safety_reason"  # the filter intervened; `name` is the limit, `value` the margin
     TARGET_FRAME = "target_frame"  # `name` is a target frame seen for the first time; `chunk_id` is its code
+    DOUBT = "doubt"  # the doubt of chunk `chunk_id`, `value`, passed a threshold; `name` is what it now asks for
 
 
 # Codes are positions in these lists; each list is written into the store, so that a code is never guessed.
@@ -162,8 +163,8 @@ class EventTable:
     tick: IntArray = _int("1", "tick it belongs to")
     kind: ByteArray = _code("code", "what it tells")
     name: IntArray = _int("code", "event, reason or limit, a code into the attribute names")
-    value: FloatArray = _float("unit of the limit", "margin of a safety reason, else NaN")
-    chunk_id: IntArray = _int("1", "chunk of an acceptance or rejection, else -1")
+    value: FloatArray = _float("unit of the limit", "margin of a safety reason, doubt of a chunk, else NaN")
+    chunk_id: IntArray = _int("1", "chunk of an acceptance, a rejection or a doubt, else -1")
     message_offset: IntArray = _int("bytes", "where the message starts in message_data")
     message_length: IntArray = _int("bytes", "length of the message")
     message_data: ByteArray = _column("|u1", (), "UTF-8", "all messages, one after the other (its own length)")
@@ -190,6 +191,13 @@ class ChunkTable:
     log_probability: FloatArray = _float(
         "nat", "the policy's log-probability of each token, NaN if it gave none", "horizon", "dims", since=2
     )
+    entropy: FloatArray = _float(
+        "nat", "entropy of the distribution that each token was chosen from, NaN if unknown", "horizon", "dims", since=3
+    )
+    doubt_mean_probability: FloatArray = _float("1", "mean probability of the chosen tokens, NaN if unknown", since=3)
+    doubt_min_probability: FloatArray = _float("1", "smallest of these probabilities, NaN if unknown", since=3)
+    doubt_mean_entropy: FloatArray = _float("nat", "mean of the entropies, NaN if unknown", since=3)
+    doubt_agreement: FloatArray = _float("1", "share of tokens that sampled decodes agree on, NaN if unknown", since=3)
     malformed_data: ByteArray = _column("|u1", (), "bytes", "raw tokens of malformed chunks (its own length)")
 
 

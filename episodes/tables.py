@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from controllers.types import FloatArray
-from episodes.chunks import NUMBERS, ChunkRecord, as_int64, decode_chunk
+from episodes.chunks import CERTAINTY, DOUBT, NUMBERS, ChunkRecord, as_int64, decode_chunk
 from episodes.errors import EpisodeError
 from episodes.images import Frame, decode_frame
 from episodes.integrity import chain_rows, genesis
@@ -238,7 +238,8 @@ def _chunk_table(
     count = len(chunks)
     columns_int = {name: np.zeros(count, np.int64) for name in ("arrival_tick", *NUMBERS, "tokenizer_id", "spec_hash")}
     columns_int["inferred_ns"] = np.full(count, UNKNOWN_STAMP, np.int64)
-    certainty = np.full((count, horizon, dims), np.nan)
+    certainty = {name: np.full((count, horizon, dims), np.nan) for name in CERTAINTY}
+    doubt = {name: np.full(count, np.nan) for name in DOUBT}
     accepted, malformed = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
     tokens = np.full((count, horizon, dims), -1, np.int64)
     details: list[dict[str, object]] = []
@@ -259,8 +260,11 @@ def _chunk_table(
         columns_int["inferred_ns"][index] = header.get("inferred_ns", UNKNOWN_STAMP)
         if chunk.is_regular(horizon, dims):
             tokens[index] = np.frombuffer(chunk.tokens, np.int64).reshape(horizon, dims)
-            if chunk.log_probability:
-                certainty[index] = np.frombuffer(chunk.log_probability).reshape(horizon, dims)
+            for name, data in zip(CERTAINTY, (chunk.log_probability, chunk.entropy), strict=True):
+                if data:
+                    certainty[name][index] = np.frombuffer(data).reshape(horizon, dims)
+            for name, number in zip(DOUBT, header.get("doubt", ()), strict=False):
+                doubt[name][index] = np.nan if number is None else number
         else:
             malformed[index] = 1
             details.append({"row": index, "offset": len(raw), "bytes": len(chunk.data), **header})
@@ -268,7 +272,9 @@ def _chunk_table(
     for name, values in columns_int.items():
         arrays[f"chunks/{name}"] = values
     arrays["chunks/accepted"], arrays["chunks/malformed"] = accepted, malformed
-    arrays["chunks/tokens"], arrays["chunks/log_probability"] = tokens, certainty
+    arrays["chunks/tokens"] = tokens
+    arrays |= {f"chunks/{name}": values for name, values in certainty.items()}
+    arrays |= {f"chunks/doubt_{name}": values for name, values in doubt.items()}
     arrays["chunks/malformed_data"] = np.frombuffer(bytes(raw), np.uint8)
     attributes["chunks"] = {
         "tokenizer_ids": list(tokenizers.names),

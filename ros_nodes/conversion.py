@@ -6,8 +6,10 @@ guessed: a message that does not fit raises :class:`~ros_nodes.errors.MessageErr
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable
+from dataclasses import astuple, fields
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ from geometry_msgs.msg import PoseStamped, WrenchStamped
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Header, Int64MultiArray, MultiArrayDimension, MultiArrayLayout, UInt8MultiArray
 
+from controllers.doubt import ChunkDoubt
 from controllers.types import (
     NANOSECONDS,
     ActionChunk,
@@ -23,6 +26,7 @@ from controllers.types import (
     CommandMode,
     FloatArray,
     ImageArray,
+    IntArray,
     JointCommand,
     Pose,
     RobotState,
@@ -31,7 +35,8 @@ from controllers.types import (
 from ros_nodes.errors import MessageError
 from ros_nodes.joints import JointIndex, JointNames, command_mode
 
-_HEADER_WORDS = 5  # chunk id, observation stamp, inference time, end of inference, forced rows
+_DOUBT_WORDS = len(fields(ChunkDoubt))
+_HEADER_WORDS = 5 + _DOUBT_WORDS  # chunk id, observation stamp, inference time, end of inference, forced rows, doubt
 _TOKENIZER, _SPEC = "tokenizer=", "action_spec="
 _MAX_CHUNK_DIMS = 8
 
@@ -262,8 +267,8 @@ def chunk_message(arrival: ChunkArrival) -> Int64MultiArray:
 
     ``layout.dim`` is horizon, action, and two dimensions of size 1 whose labels name the tokenizer and the hash of the
     action spec. ``layout.data_offset`` words come before the tokens: chunk id, observation stamp in ns, inference time
-    in ns, end of inference in ns (-1 where unknown), and how many rows of a prefix it honoured. Log probabilities stay
-    behind.
+    in ns, end of inference in ns (-1 where unknown), how many rows of a prefix it honoured, and the float64 bits of
+    the numbers of its doubt, NaN for what is not told. Log-probabilities and entropies stay behind.
     """
     chunk = arrival.chunk
     horizon, dims = chunk.tokens.shape
@@ -282,8 +287,25 @@ def chunk_message(arrival: ChunkArrival) -> Int64MultiArray:
         arrival.inference_ns,
         arrival.inferred_ns,
         chunk.forced_rows,
+        *_doubt_words(chunk.doubt),
     )
     return Int64MultiArray(layout=layout, data=array("q", (*words, *chunk.tokens.ravel().tolist())))
+
+
+def _doubt_words(doubt: ChunkDoubt | None) -> list[int]:
+    """The numbers of a doubt as the bits of float64, NaN for what is not told."""
+    told = (None,) * _DOUBT_WORDS if doubt is None else astuple(doubt)
+    return np.array([np.nan if number is None else number for number in told], np.float64).view(np.int64).tolist()
+
+
+def _doubt_back(words: IntArray) -> ChunkDoubt | None:
+    numbers = [None if math.isnan(number) else number for number in words.view(np.float64).tolist()]
+    if numbers[0] is None or numbers[1] is None:
+        return None
+    try:
+        return ChunkDoubt(numbers[0], numbers[1], *numbers[2:])
+    except ValueError as error:
+        raise MessageError(f"a chunk's doubt: {error}") from error
 
 
 def chunk_from_message(message: Int64MultiArray) -> ChunkArrival:
@@ -323,6 +345,7 @@ def chunk_from_message(message: Int64MultiArray) -> ChunkArrival:
         observation_stamp_ns=int(words[1]),
         chunk_id=int(words[0]),
         forced_rows=int(words[4]),
+        doubt=_doubt_back(words[5:_HEADER_WORDS]),
     )
     return ChunkArrival(chunk, int(words[2]), int(words[3]))
 

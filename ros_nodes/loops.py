@@ -60,6 +60,7 @@ def control_loop(config: StackConfig, safety: SafetyFilter[Any]) -> ControlLoop[
         config.control_rate_hz,
         config.executor,
         config.chunking,
+        config.doubt,
     )
     return ControlLoop(executor, config.make_controller(ArmModel(description)), safety, config.control_rate_hz)
 

@@ -5,12 +5,13 @@ msgpack of plain lists in a fixed order; arrays travel as their bytes. A label n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import msgpack
 import numpy as np
 
+from controllers.doubt import ChunkDoubt, DoubtLevel, DoubtMeasure, DoubtTransition
 from controllers.types import (
     ActionChunk,
     ChunkArrival,
@@ -40,7 +41,7 @@ from controllers.types import (
 )
 from ros_nodes.errors import MessageError
 
-CONTROL_LABEL = "vla.control_tick.2"
+CONTROL_LABEL = "vla.control_tick.3"
 SAFETY_LABEL = "vla.safety_tick.2"
 OBSERVATION_LABEL = "vla.observation.2"
 
@@ -253,7 +254,7 @@ def _tokens_back(data: Any) -> IntArray:
 
 def _chunk(arrival: ChunkArrival) -> tuple[object, ...]:
     chunk = arrival.chunk
-    likely = chunk.log_probability
+    likely, spread, doubt = chunk.log_probability, chunk.entropy, chunk.doubt
     return (
         _tokens(chunk.tokens),
         chunk.tokenizer_id,
@@ -262,16 +263,20 @@ def _chunk(arrival: ChunkArrival) -> tuple[object, ...]:
         chunk.chunk_id,
         chunk.forced_rows,
         None if likely is None else _array(likely),
+        None if spread is None else _array(spread),
+        None if doubt is None else astuple(doubt),
         arrival.inference_ns,
         arrival.inferred_ns,
     )
 
 
 def _chunk_back(data: Any) -> ChunkArrival:
-    packed, tokenizer, spec, stamp, identifier, forced, likely, inference, inferred = data
+    packed, tokenizer, spec, stamp, identifier, forced, *certainty, doubt, inference, inferred = data
     tokens = _tokens_back(packed)
-    found = None if likely is None else _array_back(likely).reshape(tokens.shape)
-    return ChunkArrival(ActionChunk(tokens, tokenizer, spec, stamp, identifier, forced, found), inference, inferred)
+    likely, spread = (None if values is None else _array_back(values).reshape(tokens.shape) for values in certainty)
+    told = None if doubt is None else ChunkDoubt(*doubt)
+    chunk = ActionChunk(tokens, tokenizer, spec, stamp, identifier, forced, likely, spread, told)
+    return ChunkArrival(chunk, inference, inferred)
 
 
 def _inputs(inputs: TickInputs) -> tuple[object, ...]:
@@ -314,10 +319,12 @@ def _target_back(data: Any) -> Target:
 
 def _report(report: ExecutorReport) -> tuple[object, ...]:
     rejections = [(item.chunk_id, item.reason.value, item.message) for item in report.rejections]
-    return report.status.value, report.chunk_id, float(report.phase), rejections, list(report.accepted)
+    doubt = [(item.level.value, item.measure.value, item.value, item.threshold, item.chunk_id) for item in report.doubt]
+    return report.status.value, report.chunk_id, float(report.phase), rejections, list(report.accepted), doubt
 
 
 def _report_back(data: Any) -> ExecutorReport:
-    status, chunk_id, phase, rejections, accepted = data
+    status, chunk_id, phase, rejections, accepted, doubt = data
     refused = tuple(Rejection(chunk, RejectionReason(why), message) for chunk, why, message in rejections)
-    return ExecutorReport(ExecutorStatus(status), chunk_id, phase, refused, tuple(accepted))
+    changes = tuple(DoubtTransition(DoubtLevel(level), DoubtMeasure(by), *rest) for level, by, *rest in doubt)
+    return ExecutorReport(ExecutorStatus(status), chunk_id, phase, refused, tuple(accepted), changes)

@@ -59,6 +59,7 @@ def assemble_loop(config: StackConfig) -> ControlLoop:
         config.control_rate_hz,
         config.executor,
         config.chunking,
+        config.doubt,
     )
     controller = config.make_controller(ArmModel(description))
     if config.safety is None:

@@ -74,6 +74,7 @@ class PolicyChoice:
         remote: How to talk to a policy server.
         foreign: How to run another project's policy.
         supervision: In real time: deadlines of the model's process, and when it is restarted.
+        doubt_samples: Sampled decodes that the compact VLA compares each chunk with, 0 for none.
     """
 
     name: str = COMPACT
@@ -84,6 +85,7 @@ class PolicyChoice:
     remote: RemoteAccess = field(default_factory=RemoteAccess)
     foreign: ForeignAccess = ForeignAccess()
     supervision: Supervision = Supervision()
+    doubt_samples: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a policy that does not exist before anything starts.
@@ -193,7 +195,12 @@ class CompactSource:
         weights = (choice.folder / WEIGHTS_FILE).read_bytes()
         self.identity = PolicyIdentity(choice.name, hashlib.sha256(weights).hexdigest())
         factory = policy_factory(
-            COMPACT, weights=str(choice.folder), device=choice.device, dtype=choice.dtype, threads=choice.threads
+            COMPACT,
+            weights=str(choice.folder),
+            device=choice.device,
+            dtype=choice.dtype,
+            threads=choice.threads,
+            doubt_samples=choice.doubt_samples,
         )
         self._client = (
             supervised_client(factory, choice)

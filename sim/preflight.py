@@ -9,11 +9,13 @@ from typing import Protocol
 
 import numpy as np
 
+from controllers.doubt import DoubtMeasure, DoubtOptions
 from controllers.protocols import ActionDecodeError
 from controllers.robot import load_robot
 from controllers.types import ActionChunk, ActionSpec, FloatArray, ImageArray, Observation
 from episodes.episode import Episode
 from sim.foreign import foreign_kind
+from sim.openvla import OPENVLA
 from sim.policies import EXPERTS, PolicyChoice
 from sim.remote import is_remote
 from sim.stack import StackConfig
@@ -52,14 +54,52 @@ def preflight(choice: PolicyChoice, config: StackConfig, instruction: str = "") 
 
     Raises:
         ContractError: The policy's contract cannot be read.
-        ValueError: A foreign policy that does not fit; lists every difference.
+        ValueError: A foreign policy that does not fit; lists every difference. Or thresholds on a doubt that the policy
+            does not tell.
     """
+    check_doubt(choice, config.doubt)
     if foreign_kind(choice.name):
         choice.check_foreign(config)
         return []
     if choice.name in EXPERTS or is_remote(choice.name):
         return []
     return compare(read_contract(choice.folder), stack_contract(config), instruction)
+
+
+_ENTROPY = (DoubtMeasure.MEAN_ENTROPY,)
+_PROBABILITIES = (DoubtMeasure.MEAN_PROBABILITY, DoubtMeasure.MIN_PROBABILITY)
+
+
+def told_measures(choice: PolicyChoice) -> tuple[DoubtMeasure, ...] | None:
+    """Measures of doubt that a policy tells; None for a server, which only answers can tell."""
+    if is_remote(choice.name):
+        return None
+    kind = foreign_kind(choice.name)
+    if kind == OPENVLA:
+        return _PROBABILITIES
+    if kind or choice.name in EXPERTS:
+        return ()
+    sampled = (DoubtMeasure.AGREEMENT,) if choice.doubt_samples else ()
+    return (*_ENTROPY, *_PROBABILITIES, *sampled)
+
+
+def check_doubt(choice: PolicyChoice, options: DoubtOptions) -> None:
+    """Refuse thresholds that no chunk of the policy could be compared with: each would be rejected.
+
+    Raises:
+        ValueError: Says what was expected, what was found and what to change.
+    """
+    told = told_measures(choice)
+    if not options.enabled or told is None or options.measure in told:
+        return
+    names = ", ".join(measure.value for measure in told) or "no doubt at all"
+    hint = "take one of these measures" if told else "drop the thresholds"
+    if options.measure is DoubtMeasure.AGREEMENT and told:
+        hint += ", or sample decodes with --doubt-samples"
+    raise ValueError(
+        f"expected a policy that tells its doubt by {options.measure.value}, which the stack has thresholds for; "
+        f"{choice.name!r} tells {names}; {hint}"
+    )
 
 
 def running_contract(choice: PolicyChoice, config: StackConfig) -> ActionContract:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from controllers.chunking import ChunkingOptions
 from controllers.differential_ik import DifferentialIK, DifferentialIKOptions
+from controllers.doubt import DoubtOptions
 from controllers.executor import ExecutorOptions
 from controllers.joint_impedance import JointImpedance, JointImpedanceOptions
 from controllers.kinematics import ArmModel
@@ -54,7 +55,7 @@ _KEYS = (
     "cameras",
 )
 # Logged only where it is not the default.
-_OPTIONAL_KEYS = ("obstacles", "tokenizer_definition", "chunking", "latency")
+_OPTIONAL_KEYS = ("obstacles", "tokenizer_definition", "chunking", "doubt", "latency")
 
 
 class StackConfigError(ValueError):
@@ -82,6 +83,7 @@ class StackConfig:
         safety_off_reason: Why there is no safety; required then, empty otherwise.
         executor: How chunks are played.
         chunking: How they follow each other while the model thinks.
+        doubt: When the policy's doubt slows or holds the arm; never by default.
         latency: How long the policy's answers take in lock-step, None for no time at all; the loop does not know.
         cameras: Camera name -> (height, width) in pixels; empty for policies that need no pictures.
         obstacles: Things in the way of the task, None for none. What an episode logs holds their zones, too, among the
@@ -100,6 +102,7 @@ class StackConfig:
     safety_off_reason: str = ""
     executor: ExecutorOptions = field(default_factory=lambda: ExecutorOptions(execution_horizon=EXECUTION_HORIZON))
     chunking: ChunkingOptions = ChunkingOptions()
+    doubt: DoubtOptions = DoubtOptions()
     latency: LatencyModel | None = None
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType(dict(CAMERAS)))
     obstacles: ObstacleOptions | None = None
@@ -169,6 +172,8 @@ class StackConfig:
             data["obstacles"] = options_to_json(self.obstacles)
         if self.chunking != ChunkingOptions():
             data["chunking"] = options_to_json(self.chunking)
+        if self.doubt != DoubtOptions():
+            data["doubt"] = options_to_json(self.doubt)
         if self.latency is not None:
             data["latency"] = latency_to_json(self.latency)
         return data
@@ -182,7 +187,7 @@ class StackConfig:
         """
         _check_keys("stack", data, _KEYS, _OPTIONAL_KEYS)
         safety, obstacles = data["safety"], data.get("obstacles")
-        chunking, latency = data.get("chunking"), data.get("latency")
+        chunking, doubt, latency = data.get("chunking"), data.get("doubt"), data.get("latency")
         return StackConfig(
             robot=_as("stack.robot", data["robot"], str),
             controller=controller_options(
@@ -203,6 +208,9 @@ class StackConfig:
             chunking=ChunkingOptions()
             if chunking is None
             else options_from_json("stack.chunking", ChunkingOptions, _as("stack.chunking", chunking, dict)),
+            doubt=DoubtOptions()
+            if doubt is None
+            else options_from_json("stack.doubt", DoubtOptions, _as("stack.doubt", doubt, dict)),
             latency=None if latency is None else latency_from_json(_as("stack.latency", latency, dict)),
             cameras=_cameras(_as("stack.cameras", data["cameras"], dict)),
             obstacles=None

@@ -22,6 +22,7 @@ def build_compact(
     dtype: str = "bf16",
     decoding: str = "mean_around_mode",
     threads: int = 1,
+    doubt_samples: int = 0,
 ) -> Policy:
     """Load the compact model.
 
@@ -31,10 +32,12 @@ def build_compact(
         dtype: ``bf16``, ``fp16`` or ``fp32``; ``bfloat16``, ``float16`` and ``float32`` are the same.
         decoding: ``mean_around_mode`` or ``mode``.
         threads: Torch threads of the process.
+        doubt_samples: Sampled decodes to compare each chunk with; 0 for none.
     """
     from vla.compact.policy import CompactPolicy, Decoding
 
-    return CompactPolicy.load(weights or DEFAULT_COMPACT_WEIGHTS, device, dtype, Decoding(decoding), threads)
+    folder = weights or DEFAULT_COMPACT_WEIGHTS
+    return CompactPolicy.load(folder, device, dtype, Decoding(decoding), threads, doubt_samples)
 
 
 def build_lerobot(

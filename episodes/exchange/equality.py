@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from episodes.chunks import DOUBT
 from episodes.episode import Episode
 from episodes.schema import ObservationTable, columns
 
@@ -16,6 +17,8 @@ _RENUMBERED = frozenset({"tick", "instruction"})
 _CHUNK_COLUMNS = (
     "tokens",
     "log_probability",
+    "entropy",
+    *(f"doubt_{name}" for name in DOUBT),
     "chunk_id",
     "observation_stamp_ns",
     "inference_ns",

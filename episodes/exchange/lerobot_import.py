@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from controllers.doubt import ChunkDoubt
 from controllers.types import (
     ActionChunk,
     ChunkArrival,
@@ -22,6 +24,7 @@ from controllers.types import (
     RobotState,
     frozen_array,
 )
+from episodes.chunks import CERTAINTY, DOUBT
 from episodes.errors import EpisodeError
 from episodes.exchange.bag_file import decode_picture
 from episodes.exchange.foreign import (
@@ -283,8 +286,7 @@ def _chunks(
         tokens.flags.writeable = False
         tokenizer = tokenizers[int(exact[f"{EXACT}tokenizer_id"][index])]
         spec = specs[int(exact[f"{EXACT}spec_hash"][index])]
-        given = exact.get(f"{EXACT}log_probability")
-        likelihood = None if given is None or np.isnan(given[index]).all() else frozen_array(given[index])
+        likelihood, spread = (_known(exact.get(f"{EXACT}{name}"), index) for name in CERTAINTY)
         chunk = ActionChunk(
             tokens,
             tokenizer,
@@ -293,11 +295,29 @@ def _chunks(
             int(ids[index]),
             int(exact[f"{EXACT}forced_rows"][index]),
             likelihood,
+            spread,
+            _doubt(exact, index),
         )
         inference, inferred = (int(exact[f"{EXACT}{name}"][index]) for name in ("inference_ns", "inferred_ns"))
         arrival = ChunkArrival(chunk, inference, inferred)
         found.setdefault(index, []).append((arrival, bool(exact[f"{EXACT}accepted"][index])))
     return found
+
+
+def _known(values: Array | None, index: int) -> FloatArray | None:
+    """One entry of a column, None where the column is missing or says nothing."""
+    return None if values is None or np.isnan(values[index]).all() else frozen_array(values[index])
+
+
+def _doubt(exact: Mapping[str, Array], index: int) -> ChunkDoubt | None:
+    columns = [exact.get(f"{EXACT}doubt_{name}") for name in DOUBT]
+    numbers = [math.nan if column is None else float(column[index]) for column in columns]
+    if math.isnan(numbers[0]):
+        return None
+    mean, smallest, entropy, agreement = numbers
+    return ChunkDoubt(
+        mean, smallest, None if math.isnan(entropy) else entropy, None if math.isnan(agreement) else agreement
+    )
 
 
 def _labels(exact: Mapping[str, Array], stamps: IntArray) -> list[tuple[int, IntArray]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from episodes.chunks import CERTAINTY, DOUBT
 from episodes.episode import Episode
 from episodes.jsontypes import as_mapping
 from episodes.schema import ObservationTable, columns
@@ -89,7 +90,8 @@ def chunk_columns(episode: Episode) -> dict[str, Array]:
     for row in np.flatnonzero(chunks.malformed == 0).tolist():
         row_of.setdefault(int(chunks.observation_stamp_ns[row]), row)
     tokens = np.full((count, horizon, dims), -1, np.int64)
-    likelihood = np.full((count, horizon, dims), np.nan)
+    certainty = {name: np.full((count, horizon, dims), np.nan) for name in CERTAINTY}
+    certainty |= {f"doubt_{name}": np.full(count, np.nan) for name in DOUBT}
     forced = as_mapping(episode.attributes("chunks").get("forced_rows"))
     forced_rows = np.zeros(count, np.int64)
     numbers = {name: np.full(count, -1, np.int64) for name in _CHUNK_NUMBERS}
@@ -98,13 +100,13 @@ def chunk_columns(episode: Episode) -> dict[str, Array]:
         if row is None:
             continue
         tokens[index] = chunks.tokens[row]
-        likelihood[index] = chunks.log_probability[row]
+        for name, values in certainty.items():
+            values[index] = getattr(chunks, name)[row]
         forced_rows[index] = int(str(forced.get(str(row), 0)))
         for name, values in numbers.items():
             values[index] = getattr(chunks, name)[row]
     found: dict[str, Array] = {"tokens": tokens, "forced_rows": forced_rows, **numbers}
-    if np.isfinite(likelihood).any():
-        found["log_probability"] = likelihood
+    found |= {name: values for name, values in certainty.items() if np.isfinite(values).any()}
     return {f"{EXACT}{name}": values for name, values in found.items()}
 
 

@@ -15,6 +15,7 @@ from episodes.episode import Episode
 from episodes.profile import LOSSLESS
 from episodes.report.charts import Chart, Series, Span, Stem, rate_bar, render, runs
 from episodes.report.deadlines import deadline_table
+from episodes.report.doubt import doubt_chart
 from episodes.report.latency import latency_table
 from episodes.report.video import ContactSheet, contact_sheets
 from episodes.results import ResultRow
@@ -197,6 +198,8 @@ def episode_section(episode: Episode) -> str:
     badge = _badge(None if outcome is None else outcome.success)
     charts = [*_motion_charts(episode, time), _speed_chart(episode, time), _force_chart(episode, time)]
     charts += [_safety_chart(episode, time), _chunk_chart(episode, time)]
+    doubt = doubt_chart(episode, time)
+    charts += [] if doubt is None else [doubt]
     figures = "".join(render(chart) for chart in charts)
     return (
         f'<section class="episode" id="{_text(episode.path.name)}"><header><h2>{_text(manifest.instruction)}</h2>'
@@ -357,7 +360,7 @@ def _player(sheets: Sequence[ContactSheet]) -> str:
 
 
 def _event_list(episode: Episode, start_ns: int) -> str:
-    """The first events that a reader should see: operator events, rejections, changes of the safety status."""
+    """The first events that a reader should see: operator events, rejections, doubt, changes of the safety status."""
     ticks = episode.ticks
     first = int(ticks.tick[0]) if len(episode) else 0
     lines: list[tuple[int, str, str]] = []
@@ -366,6 +369,8 @@ def _event_list(episode: Episode, start_ns: int) -> str:
             lines.append((row.tick, "operator", row.name))
         elif row.kind is EventKind.REJECTION:
             lines.append((row.tick, "rejected", f"chunk {row.chunk_id}: {row.name}: {row.message}"))
+        elif row.kind is EventKind.DOUBT:
+            lines.append((row.tick, "doubt", f"{row.name}: chunk {row.chunk_id}, {row.value:.4g}, {row.message}"))
     reasons = {row.tick: f"{row.name} {row.message}" for row in episode.events if row.kind is EventKind.SAFETY_REASON}
     status = ticks.safety_status.astype(np.int64)
     for index in np.flatnonzero(np.diff(status)).tolist():

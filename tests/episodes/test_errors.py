@@ -82,9 +82,9 @@ def test_a_cut_root_is_named(path: Path) -> None:
 
 
 def test_another_format_version_is_refused(path: Path) -> None:
-    edit_root(path, lambda root: root["attributes"]["manifest"].update(format_version=3))
+    edit_root(path, lambda root: root["attributes"]["manifest"].update(format_version=4))
     assert message_of(lambda: open_episode(path), path.parent) == (
-        "reach-0.zarr: manifest: expected format version 1 or 2, found version 3; "
+        "reach-0.zarr: manifest: expected format version 1, 2 or 3, found version 4; "
         "use the release that wrote it, or record it again"
     )
 
@@ -92,7 +92,7 @@ def test_another_format_version_is_refused(path: Path) -> None:
 def test_a_manifest_without_an_entry_is_refused(path: Path) -> None:
     edit_root(path, lambda root: root["attributes"]["manifest"].pop("tokenizer_id"))
     assert message_of(lambda: open_episode(path), path.parent) == (
-        "reach-0.zarr: manifest: expected the fields of format version 2, found missing ['tokenizer_id'], unknown []; "
+        "reach-0.zarr: manifest: expected the fields of format version 3, found missing ['tokenizer_id'], unknown []; "
         "the manifest was edited or cut; restore it from the array 'sealed_manifest'"
     )
 

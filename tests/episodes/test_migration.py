@@ -1,4 +1,4 @@
-"""Golden episodes of format version 1, made by the release that wrote it, open for ever."""
+"""Golden episodes of older format versions, made by the releases that wrote them, open for ever."""
 
 from __future__ import annotations
 
@@ -78,14 +78,40 @@ def test_a_journal_of_version_1_that_a_crash_left_opens(tmp_path: Path) -> None:
     assert not episode.manifest.closed
 
 
-@pytest.mark.parametrize("version", [1, 2])
+def test_an_episode_of_version_2_opens_with_every_bit_it_had_and_replays(tmp_path: Path) -> None:
+    episode = open_episode(unpack("version-2", tmp_path))
+    assert episode.manifest.format_version == 2
+    assert verify(episode) == ()
+    rows = rows_from_table(episode.ticks, 3, version=2)
+    assert hashlib.sha256(rows.tobytes()).hexdigest() == (
+        "c490b1335e3f661713002dd714332539292385c3b87e63433bd3c4d9de1398de"
+    )
+    assert episode.array("ticks/chain")[-1].tobytes().hex() == "6280ba1fc4729097b8730ce398b60f07"
+    assert np.isfinite(episode.chunks.log_probability).all(axis=(1, 2)).sum() == len(episode.chunks.chunk_id) == 11
+    result = replay(episode, rebuild, waive={"code_hash", "engine.mujoco"})
+    assert result.refusal is None
+    assert result.identical, result.first_divergence
+    assert result.ticks == 400
+
+
+def test_what_version_2_did_not_know_reads_as_unknown(tmp_path: Path) -> None:
+    chunks = open_episode(unpack("version-2", tmp_path)).chunks
+    assert chunks.entropy.shape == chunks.log_probability.shape
+    for values in (chunks.entropy, chunks.doubt_mean_probability, chunks.doubt_mean_entropy, chunks.doubt_agreement):
+        assert np.isnan(values).all()
+    arrival = open_episode(tmp_path / "version-2.zarr").decoder.arrivals(int(chunks.arrival_tick[0]))[0]
+    assert arrival.chunk.log_probability is not None
+    assert arrival.chunk.entropy is arrival.chunk.doubt is None
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_manifest_keeps_the_form_of_its_version(version: int) -> None:
-    faults = (LogFault("disk full", 7, 0.5, 2),) if version == 2 else ()
+    faults = (LogFault("disk full", 7, 0.5, 2),) if version >= 2 else ()
     recorded = manifest(format_version=version, log_faults=faults)
     data = recorded.to_json()
     assert Manifest.from_json(data).to_json() == data
-    assert ("camera_profile" in data) == (version == 2)
-    if version == 2:
+    assert ("camera_profile" in data) == (version >= 2)
+    if version >= 2:
         assert Manifest.from_json(data) == recorded
 
 

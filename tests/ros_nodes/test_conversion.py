@@ -10,6 +10,7 @@ pytest.importorskip("rclpy", reason="needs the extra 'ros'")
 
 from std_msgs.msg import MultiArrayDimension
 
+from controllers.doubt import ChunkDoubt
 from controllers.robot import load_robot
 from controllers.types import ActionChunk, ChunkArrival, CommandMode, JointCommand, Pose, RobotState, frozen_array
 from ros_nodes import conversion
@@ -149,10 +150,26 @@ def test_a_chunk_survives_with_its_identity(tokens, stamp, tokenizer) -> None:
     assert not back.chunk.tokens.flags.writeable
 
 
+@pytest.mark.parametrize(
+    "doubt", [None, ChunkDoubt(0.1 + 0.2, 0.0), ChunkDoubt(1.0, 0.5, 2.25), ChunkDoubt(1.0, 0.5, None, 0.75)]
+)
+def test_a_chunk_keeps_its_doubt_to_the_bit(doubt: ChunkDoubt | None) -> None:
+    chunk = ActionChunk(np.zeros((2, 3), np.int64), "t", "s", 1, 1, doubt=doubt)
+    assert conversion.chunk_from_message(conversion.chunk_message(ChunkArrival(chunk))).chunk.doubt == doubt
+
+
+def test_a_chunk_with_an_impossible_doubt_is_refused() -> None:
+    chunk = ActionChunk(np.zeros((2, 3), np.int64), "t", "s", 1, 1, doubt=ChunkDoubt(1.0, 1.0))
+    message = conversion.chunk_message(ChunkArrival(chunk))
+    message.data[5] = int(np.float64(1.5).view(np.int64))
+    with pytest.raises(MessageError, match=r"a chunk's doubt: expected mean_probability in \[0, 1\], found 1.5"):
+        conversion.chunk_from_message(message)
+
+
 def test_a_chunk_without_the_agreed_layout_is_refused() -> None:
     message = conversion.chunk_message(ChunkArrival(ActionChunk(np.zeros((2, 3), np.int64), "t", "s", 1, 1)))
     next(iter(message.layout.dim)).size = 3
-    with pytest.raises(MessageError, match="3 x 3 words, found 11"):
+    with pytest.raises(MessageError, match="3 x 3 words, found 15"):
         conversion.chunk_from_message(message)
     message.layout.dim = [MultiArrayDimension(label="x", size=9, stride=9)]
     with pytest.raises(MessageError, match="horizon, action, tokenizer=ID"):

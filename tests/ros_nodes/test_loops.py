@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from controllers.doubt import ChunkDoubt, DoubtLevel, DoubtMeasure, DoubtTransition
 from controllers.drivers import run_lockstep
 from controllers.remote_safety import VERDICT_MISSING, RemoteSafety, hear
 from controllers.types import (
@@ -139,9 +140,23 @@ def test_a_record_keeps_all_of_a_chunk(driven: Sink) -> None:
     inputs, outputs = next(pair for pair in driven.ticks if pair[0].arrivals)
     arrival = inputs.arrivals[0]
     likely = np.linspace(-3.0, 0.0, arrival.chunk.tokens.size).reshape(arrival.chunk.tokens.shape)
-    chunk = replace(arrival.chunk, forced_rows=2, log_probability=frozen_array(likely))
+    doubt = ChunkDoubt(0.5, 0.25, 2.0)
+    chunk = replace(
+        arrival.chunk,
+        forced_rows=2,
+        log_probability=frozen_array(likely),
+        entropy=frozen_array(-likely),
+        doubt=doubt,
+    )
     sent = replace(inputs, arrivals=(ChunkArrival(chunk, 7, 8),))
-    (back,) = unpack_control_tick(pack_control_tick(ControlTick(sent, outputs, True, 5, 6))).inputs.arrivals
+    change = DoubtTransition(DoubtLevel.HOLD, DoubtMeasure.MEAN_ENTROPY, 2.0, 1.5, 3)
+    said = replace(outputs, executor=replace(outputs.executor, doubt=(change,)))
+    heard = unpack_control_tick(pack_control_tick(ControlTick(sent, said, True, 5, 6)))
+    assert heard.outputs.executor == said.executor
+    (back,) = heard.inputs.arrivals
+    assert back.chunk.entropy is not None
+    assert np.array_equal(back.chunk.entropy, -likely)
+    assert back.chunk.doubt == doubt
     assert back.chunk.log_probability is not None
     assert np.array_equal(back.chunk.log_probability, likely)
     assert (back.chunk.forced_rows, back.inference_ns, back.inferred_ns) == (2, 7, 8)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.contract_mistakes import DECLARED, HIDDEN, DeclaredMistake, HiddenMistake, planted
+from controllers.doubt import DoubtMeasure, DoubtOptions
 from controllers.types import FloatArray, Observation, Pose, RobotState, frozen_array
 from sim.assembly import default_config
 from sim.policies import PolicyChoice
@@ -32,6 +33,27 @@ def test_the_compact_policy_fits_every_robot_of_the_suite(robot: str) -> None:
 
 def test_experts_have_no_contract() -> None:
     assert preflight(PolicyChoice("expert"), default_config()) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "samples", "measure", "refusal"),
+    [
+        ("expert", 0, DoubtMeasure.MEAN_ENTROPY, "'expert' tells no doubt at all; drop the thresholds"),
+        ("compact", 0, DoubtMeasure.MEAN_ENTROPY, ""),
+        ("compact", 4, DoubtMeasure.AGREEMENT, ""),
+        ("compact", 0, DoubtMeasure.AGREEMENT, "one of these measures, or sample decodes with --doubt-samples"),
+    ],
+)
+def test_thresholds_on_a_doubt_that_the_policy_does_not_tell_are_refused(
+    policy: str, samples: int, measure: DoubtMeasure, refusal: str
+) -> None:
+    choice = PolicyChoice(policy, doubt_samples=samples)
+    config = replace(default_config(), doubt=DoubtOptions(measure, hold_above=0.9))
+    if not refusal:
+        assert preflight(choice, config) == []
+        return
+    with pytest.raises(ValueError, match=f"expected a policy that tells its doubt by {measure.value}.*{refusal}"):
+        require_preflight(choice, config)
 
 
 @pytest.mark.parametrize("mistake", DECLARED, ids=lambda mistake: mistake.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from controllers.doubt import ChunkDoubt
 from controllers.names import unknown_name
 from controllers.types import ActionChunk, ActionSpec, FloatArray, IntArray, Observation
 from vla.compact.config import CompactConfig
-from vla.compact.decoding import mean_around_mode, mode
+from vla.compact.decoding import chosen_log_probability, mean_around_mode, mode, sampled_agreement
 from vla.compact.files import PolicyFileError, PolicyFiles, load_policy
 from vla.compact.forcing import force_prefix
 from vla.compact.language import WordVocabulary
 from vla.compact.model import CompactModel
 from vla.compact.preprocess import PROPRIOCEPTION_DIMS, observation_image, observation_proprioception
+from vla.doubt import chunk_doubt
 from vla.tokenizers import COMPACT_TOKENIZER
 
 DTYPES = {
@@ -38,6 +41,16 @@ class Decoding(Enum):
     MEAN_AROUND_MODE = "mean_around_mode"  # the bin nearest to the mean within four bins of the mode
 
 
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What the model made of one observation; arrays are (horizon, dims) and read-only."""
+
+    tokens: IntArray
+    log_probability: FloatArray
+    entropy: FloatArray
+    doubt: ChunkDoubt
+
+
 class CompactPolicy:
     """The compact model behind the ``Policy`` protocol."""
 
@@ -47,9 +60,13 @@ class CompactPolicy:
         device: str = "cpu",
         dtype: torch.dtype = torch.bfloat16,
         decoding: Decoding = Decoding.MEAN_AROUND_MODE,
+        doubt_samples: int = 0,
     ) -> None:
         """Build the model from verified files; :meth:`load` reads them from a folder."""
+        if doubt_samples < 0:
+            raise ValueError(f"expected 0 (none) or more sampled decodes for the agreement, found {doubt_samples}")
         self._files = files
+        self._doubt_samples = doubt_samples
         self._decoding = decoding
         self._device = torch.device(device)
         model = CompactModel(files.config)
@@ -69,6 +86,7 @@ class CompactPolicy:
         dtype: str = "bf16",
         decoding: Decoding = Decoding.MEAN_AROUND_MODE,
         threads: int | None = None,
+        doubt_samples: int = 0,
     ) -> CompactPolicy:
         """Load a policy folder.
 
@@ -78,10 +96,12 @@ class CompactPolicy:
             dtype: ``bf16``, ``fp16`` or ``fp32``; ``bfloat16``, ``float16`` and ``float32`` are the same.
             decoding: How tokens are chosen.
             threads: Torch threads of this whole process; None leaves them as they are.
+            doubt_samples: Sampled decodes to compare each chunk with (``ChunkDoubt.agreement``); 0 for none. Their
+                seed is the observation's stamp, so the same observation gives the same agreement.
 
         Raises:
             PolicyFileError: The folder is damaged or inconsistent.
-            ValueError: Unknown dtype.
+            ValueError: Unknown dtype, or a negative number of samples.
         """
         if dtype not in DTYPES:
             raise ValueError(unknown_name("dtype", dtype, tuple(DTYPES)))
@@ -91,7 +111,7 @@ class CompactPolicy:
             )
         if threads is not None:
             torch.set_num_threads(threads)
-        return CompactPolicy(load_policy(Path(folder)), device, DTYPES[dtype], decoding)
+        return CompactPolicy(load_policy(Path(folder)), device, DTYPES[dtype], decoding, doubt_samples)
 
     @property
     def spec(self) -> ActionSpec:
@@ -152,12 +172,11 @@ class CompactPolicy:
         """Emit a chunk for each observation, in one pass of the model."""
         if not observations:
             return []
-        tokens, certainty = self._decide(observations)
-        return [self._chunk(*answer) for answer in zip(tokens, certainty, observations, strict=True)]
+        return [self._chunk(*answer) for answer in zip(self._decide(observations), observations, strict=True)]
 
-    def _chunk(self, tokens: IntArray, certainty: FloatArray, observation: Observation) -> ActionChunk:
+    def _chunk(self, decision: _Decision, observation: Observation) -> ActionChunk:
         """The chunk of one observation, with its committed rows in place."""
-        prefix = observation.prefix
+        tokens, certainty, prefix = decision.tokens, decision.log_probability, observation.prefix
         if prefix is not None:
             vocabulary, own = COMPACT_TOKENIZER, tokens
             tokens = force_prefix(own, prefix, self.spec, vocabulary.lowest_token, vocabulary.highest_token)
@@ -169,15 +188,17 @@ class CompactPolicy:
             observation_stamp_ns=observation.stamp_ns,
             chunk_id=0,
             log_probability=certainty,
+            entropy=decision.entropy,
+            doubt=decision.doubt,  # of what the model wanted itself: what is forced on it makes it no surer
             forced_rows=0 if prefix is None else prefix.rows,
         )
 
     def tokens(self, observations: Sequence[Observation]) -> list[IntArray]:
         """Read-only (horizon, dims) int64 tokens for each observation, as the model wants them: nothing is forced."""
-        return self._decide(observations)[0]
+        return [decision.tokens for decision in self._decide(observations)]
 
-    def _decide(self, observations: Sequence[Observation]) -> tuple[list[IntArray], list[FloatArray]]:
-        """Tokens and their log-probabilities (horizon, dims) for each observation, read-only."""
+    def _decide(self, observations: Sequence[Observation]) -> list[_Decision]:
+        """What the model makes of each observation, in one pass."""
         config = self.config
         images = tuple(
             torch.from_numpy(np.stack([observation_image(o, camera, config.image_size) for o in observations]))
@@ -191,10 +212,19 @@ class CompactPolicy:
         with torch.inference_mode():
             logits = self._logits(images, words, state)
             chosen = self._choose(logits)
-            certainty = torch.log_softmax(logits.float(), -1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-        tokens, certainties = chosen.cpu().numpy(), certainty.cpu().double().numpy()
-        tokens.flags.writeable = certainties.flags.writeable = False
-        return list(tokens), list(certainties)
+            certainty, entropy = chosen_log_probability(logits, chosen)
+        tokens = chosen.cpu().numpy()
+        certainties, entropies = certainty.cpu().double().numpy(), entropy.cpu().double().numpy()
+        for array in (tokens, certainties, entropies):
+            array.flags.writeable = False
+        agreements = [
+            sampled_agreement(logits[i], chosen[i], self._doubt_samples, o.stamp_ns) if self._doubt_samples else None
+            for i, o in enumerate(observations)
+        ]
+        return [
+            _Decision(own, sure, spread, chunk_doubt(sure, spread, agreement))
+            for own, sure, spread, agreement in zip(tokens, certainties, entropies, agreements, strict=True)
+        ]
 
     def _logits(self, images: tuple[Tensor, ...], words: Tensor, state: Tensor) -> Tensor:
         if self._device.type != "cuda":

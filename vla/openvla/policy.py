@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from controllers.types import ActionChunk, ActionSpec, FloatArray, IntArray, Observation
+from vla.doubt import chunk_doubt
 from vla.openvla.checkpoint import Checkpoint
 from vla.openvla.images import ImageProcessor
 from vla.openvla.model import OpenVLAModel, load_model, with_action_prompt
@@ -120,7 +121,15 @@ class OpenVLAPolicy:
         sure: FloatArray = decoded.log_probability.double().cpu().numpy()
         tokens.flags.writeable = sure.flags.writeable = False
         return [
-            ActionChunk(row[None], self.tokenizer_id, self._spec.hash, o.stamp_ns, 0, log_probability=certainty[None])
+            ActionChunk(
+                row[None],
+                self.tokenizer_id,
+                self._spec.hash,
+                o.stamp_ns,
+                0,
+                log_probability=certainty[None],
+                doubt=chunk_doubt(certainty),
+            )
             for row, certainty, o in zip(tokens, sure, observations, strict=True)
         ]
 

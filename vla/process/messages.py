@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from controllers.doubt import ChunkDoubt
 from controllers.types import (
     ActionChunk,
     ActionSpec,
@@ -152,8 +153,11 @@ def encode_reply(reply: Reply) -> list[Buffer]:
     tokens = np.asarray(chunk.tokens)
     if tokens.dtype.kind not in _TOKEN_KINDS:
         raise TypeError(f"expected tokens that are numbers, found an array of {tokens.dtype}")
-    stamp, likely = chunk.observation_stamp_ns, chunk.log_probability
-    likely = None if likely is None else np.ascontiguousarray(likely, np.float64)
+    stamp = chunk.observation_stamp_ns
+    likely, spread = (
+        None if values is None else np.ascontiguousarray(values, np.float64)
+        for values in (chunk.log_probability, chunk.entropy)
+    )
     header = {
         "kind": "answer",
         "number": reply.number,
@@ -167,10 +171,13 @@ def encode_reply(reply: Reply) -> list[Buffer]:
         "dtype": tokens.dtype.str,
         "shape": list(tokens.shape),
         "log_probability": None if likely is None else list(likely.shape),
+        "entropy": None if spread is None else list(spread.shape),
+        "doubt": None if chunk.doubt is None else asdict(chunk.doubt),
         "account": None if reply.account is None else asdict(reply.account),
     }
     # What needs the wider alignment goes first.
-    return [*_head(header), b"" if likely is None else likely.tobytes(), tokens.tobytes()]
+    certainty = [b"" if values is None else values.tobytes() for values in (likely, spread)]
+    return [*_head(header), *certainty, tokens.tobytes()]
 
 
 def decode_reply(payload: bytearray, chunk_id: int) -> Reply:
@@ -199,8 +206,11 @@ def decode_reply(payload: bytearray, chunk_id: int) -> Reply:
 
 def _answer(header: dict[str, Any], payload: bytearray, body: int, chunk_id: int) -> Answer:
     likely: FloatArray | None = None
+    spread: FloatArray | None = None
     if header["log_probability"] is not None:
         likely, body = _array(payload, body, np.dtype(np.float64), header["log_probability"])
+    if header["entropy"] is not None:
+        spread, body = _array(payload, body, np.dtype(np.float64), header["entropy"])
     dtype = np.dtype(str(header["dtype"]))
     if dtype.kind not in _TOKEN_KINDS:
         raise ValueError(f"expected numbers as tokens, found {dtype}")
@@ -215,6 +225,8 @@ def _answer(header: dict[str, Any], payload: bytearray, body: int, chunk_id: int
         chunk_id=chunk_id,
         forced_rows=_integer(header["forced_rows"]),
         log_probability=likely,
+        entropy=spread,
+        doubt=None if header["doubt"] is None else ChunkDoubt(**header["doubt"]),
     )
     account = None if header["account"] is None else BoundaryAccount.from_json(header["account"])
     number, inference_ns, ended_ns = (_integer(header[name]) for name in ("number", "inference_ns", "ended_ns"))

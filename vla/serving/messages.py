@@ -8,11 +8,12 @@ depends on what was agreed before a reconnection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from controllers.doubt import ChunkDoubt
 from controllers.types import (
     ActionChunk,
     ActionSpec,
@@ -196,6 +197,7 @@ class InferReply:
             "spec_hash": self.chunk.spec_hash,
             "stamp_ns": self.chunk.observation_stamp_ns,
             "forced_rows": self.chunk.forced_rows,
+            **({} if self.chunk.doubt is None else {"doubt": asdict(self.chunk.doubt)}),
             "server_timing": {"infer_ms": self.infer_ms, "wait_ms": self.wait_ms},
         }
 
@@ -214,6 +216,7 @@ class InferReply:
             observation_stamp_ns=_integer(message, "stamp_ns"),
             chunk_id=0,
             forced_rows=_integer(message, "forced_rows"),
+            doubt=_doubt(message),
         )
         return InferReply(_integer(message, "number"), chunk, _float(timing, "infer_ms"), _float(timing, "wait_ms"))
 
@@ -330,6 +333,17 @@ def _float(entries: Mapping[str, Any], name: str) -> float:
     if not isinstance(value, float):
         raise WireError(f"{name}: expected a float, found {type(value).__name__}")
     return value
+
+
+def _doubt(entries: Mapping[str, Any]) -> ChunkDoubt | None:
+    """The policy's doubt, None where the server does not tell it."""
+    if "doubt" not in entries:
+        return None
+    told = _map(entries, "doubt")
+    try:
+        return ChunkDoubt(**told)
+    except (TypeError, ValueError) as error:
+        raise WireError(f"doubt: expected the numbers of a chunk's doubt: {error}") from error
 
 
 def _map(entries: Mapping[str, Any], name: str) -> Mapping[str, Any]:
