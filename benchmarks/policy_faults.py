@@ -75,7 +75,8 @@ class Row:
         trials: How often it was made to happen.
         held: The arm held within ``bound``.
         resumed: It moved again on chunks of the restarted process.
-        hold_p50_ms: From the fault, or the last good chunk that was still on its way, to the first tick that held.
+        hold_p50_ms: From the fault, or a last good chunk on its way then, to the first tick that held; of the
+            executor's clock, which runs slowly where safety slows the arm.
         hold_max_ms: Longest.
         bound_ms: A whole chunk and two ticks, or the deadline of the answer if that is later.
         resume_p50_ms: From the fault to the first tick on a new chunk.
@@ -246,14 +247,9 @@ class _FaultySource:
 @dataclass(slots=True)
 class _Trial:
     fault_ns: int
-    good_ns: int = -1  # a good chunk that was on its way when the fault began
+    played_ms: float = 0.0  # of chunks since the fault, or since the last good one that was on its way then
     hold_ns: int = -1
     resume_ns: int = -1
-
-    @property
-    def held_after_ms(self) -> float:
-        """From the fault, or the last good chunk after it, to the hold."""
-        return 1e-6 * (self.hold_ns - max(self.fault_ns, self.good_ns))
 
 
 @dataclass
@@ -284,8 +280,9 @@ class _Trials:
             self.well_holds += holds and self._chunks > 1
             return self._begin(inputs)
         if trial.hold_ns < 0:
+            trial.played_ms += outputs.safety.speed_scale * _TICK_MS
             if outputs.executor.accepted:
-                trial.good_ns = inputs.now_ns
+                trial.played_ms = 0.0
             if holds:
                 trial.hold_ns = inputs.now_ns
                 self.mend()
@@ -373,7 +370,7 @@ def _kind(kind: str, options: Options, folder: Path) -> tuple[Row, int]:
     lost, identical = _checked(folder / result.episode)
     spec = config.action_spec
     bound_ms = 1e3 * spec.horizon / spec.rate_hz + 2.0 * _TICK_MS
-    holds = [trial.held_after_ms for trial in trials.done if trial.hold_ns >= 0]
+    holds = [trial.played_ms for trial in trials.done if trial.hold_ns >= 0]
     resumes = [1e-6 * (trial.resume_ns - trial.fault_ns) for trial in trials.done if trial.resume_ns >= 0]
     row = Row(
         fault=kind,
