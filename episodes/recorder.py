@@ -92,6 +92,8 @@ class ProcessBackend:
         theirs.close()
         line = self._answer(_START_TIMEOUT_S)
         if line != _READY.decode():
+            ring.close()
+            ours.close()
             raise self._gone(line)
         self._recorder = SocketWay(ours)
         self._ticks, self._frames = Sender(ring), Sender(self._recorder)

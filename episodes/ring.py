@@ -24,7 +24,7 @@ class PacketRing:
     """One end of the ring."""
 
     def __init__(self, segment: Segment) -> None:
-        """Wrap a segment: a page of counts, and a power of two of bytes for packets."""
+        """Wrap a segment: a page of counts, and whole pages for packets."""
         self._segment = segment
         self._words = segment.words
         self._data = segment.view[_DATA:]

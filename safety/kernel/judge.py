@@ -111,7 +111,7 @@ def judge(
         joints: (7, n), the rows named above: rad/s, rad/s^2, rad/s^3, rad/s^2 of the stop, rad, rad, N m.
         settings: (16, 4), the columns named above.
         allowed: m/s, into a contact; infinite where none is felt.
-        struck: (t,) first rows of the points of the tool.
+        struck: (t,) first rows of the points whose blows count.
         mobility: (3, n) scratch.
         box_normals: (b, 3) and the three next: rows of the workspace, of :class:`rows.Rows`.
         box_first: (b,).

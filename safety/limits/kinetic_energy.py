@@ -1,4 +1,4 @@
-"""A blow by the tool delivers no more energy than allowed."""
+"""A blow by the arm delivers no more energy than allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STILL_J = 1e-12
 
 
 class KineticEnergyLimit:
-    """What any point of the tool delivers to whatever stops it is at most ``maximum`` J, whichever way that faces.
+    """What any watched point delivers to whatever stops it is at most ``maximum`` J, whichever way that faces.
 
     A surface with normal u feels the speed along u and the mass ``1 / (u^T J M^-1 J^T u)`` that the point reflects
     there. The worst u need not be the direction of motion: the largest energy is ``v^T (J M^-1 J^T)^-1 v / 2``. And
@@ -32,7 +32,7 @@ class KineticEnergyLimit:
         Args:
             maximum: J.
             n: Number of joints.
-            points: Indices of the watched points on the tool.
+            points: Indices of the watched points that count.
         """
         self.maximum = maximum
         self.first_rows = tuple(3 * point for point in points)
