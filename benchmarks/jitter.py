@@ -12,6 +12,7 @@ The loops take turns, so that all see the same machine. Ctrl-C ends the run and 
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from typing import Any
 
 from benchmarks.machine import Machine
 from controllers.lateness import LatenessHistogram
+from episodes.reader import open_episode
 
 RATE_HZ = 200
 _PERIOD_NS = 1_000_000_000 // RATE_HZ
@@ -56,6 +58,12 @@ class Options:
     """SCHED_FIFO priority of our loop."""
     cpus: tuple[int, ...] = ()
     """Processors that our loop may run on; none given: any."""
+    camera_px: int = 0
+    """Width and height of both cameras, which the policy scales down; 0 for what it was trained with."""
+    camera_hz: float = 0.0
+    """Log so many pictures a second of each camera; 0 for what the policy asks for."""
+    keep: Path | None = None
+    """Keep the recorded episodes in folders of this one, one a turn."""
 
 
 class Loop(Enum):
@@ -78,6 +86,9 @@ class Turn:
         chunks: Chunks of the model that were played.
         memory_mb: Resident memory of the loop's process at the first and the last look.
         memory_s: Time between those looks, s.
+        frames: Pictures in the recorded episodes.
+        dropped_frames: Those that the log left out because it could not keep up.
+        lost_ticks: Tick records that are missing in them.
     """
 
     lateness: LatenessHistogram = field(default_factory=LatenessHistogram)
@@ -86,6 +97,9 @@ class Turn:
     chunks: int = 0
     memory_mb: tuple[float, float] = (math.nan, math.nan)
     memory_s: float = 0.0
+    frames: int = 0
+    dropped_frames: int = 0
+    lost_ticks: int = 0
 
     def add(self, other: Turn) -> None:
         """Go on with another turn; memory is compared from the first turn's start to the last one's end."""
@@ -96,6 +110,9 @@ class Turn:
         first = other.memory_mb[0] if math.isnan(self.memory_mb[0]) else self.memory_mb[0]
         self.memory_mb = (first, other.memory_mb[1])
         self.memory_s += other.memory_s
+        self.frames += other.frames
+        self.dropped_frames += other.dropped_frames
+        self.lost_ticks += other.lost_ticks
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +143,7 @@ class Result:
 
     ``missed_share`` is the share of periods in which no tick began. ``memory_growth_mb`` compares the resident memory
     of the loop's process from 10 s after the start of its episode to the end; over several turns from the first to the
-    last.
+    last. ``expected_frames`` is both cameras' rate times the time; the policy's own pictures are frames, too.
     """
 
     p50_ms: float
@@ -143,6 +160,10 @@ class Result:
     memory_end_mb: float
     memory_growth_mb: float
     memory_hours: float
+    expected_frames: int
+    frames: int
+    dropped_frames: int
+    lost_ticks: int
     rate_hz: int
     load: bool
     complete: bool
@@ -213,6 +234,10 @@ def _result(turns: dict[Loop, Turn], options: Options, complete: bool, machine: 
         memory_end_mb=turn.memory_mb[1],
         memory_growth_mb=turn.memory_mb[1] - turn.memory_mb[0],
         memory_hours=turn.memory_s / 3600.0,
+        expected_frames=round(2 * options.camera_hz * ours.ticks / RATE_HZ),
+        frames=turn.frames,
+        dropped_frames=turn.dropped_frames,
+        lost_ticks=turn.lost_ticks,
         rate_hz=RATE_HZ,
         load=options.load,
         complete=complete,
@@ -311,28 +336,52 @@ def _whole_stack(loop: Loop, options: Options) -> Iterator[Callable[[float], Tur
         system = RealtimeOptions(0, False, options.cpus)
     policy = PolicyChoice(mode=ProcessMode.ASYNCHRONOUS)()
     config = replace(default_config(), control_rate_hz=RATE_HZ)
+    if options.camera_px:
+        config = replace(config, cameras=dict.fromkeys(config.cameras, (options.camera_px, options.camera_px)))
+
+    turns = itertools.count(1)
 
     def turn(seconds: float) -> Turn:
         memory = _MemoryWatch(seconds)
-        with tempfile.TemporaryDirectory() as folder:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if options.keep is not None:
+                folder = options.keep / f"{loop.name.lower()}-{next(turns)}"
             result, timing = run_episode_realtime(
                 _TASK,
                 _SEED,
                 policy,
                 config,
-                out_dir=Path(folder) if options.record else None,
-                settings=RealtimeSettings(system),
+                out_dir=folder if options.record else None,
+                settings=RealtimeSettings(system, camera_hz=options.camera_hz),
                 stop=memory,
                 max_ticks=max(1, round(seconds * RATE_HZ)),
             )
+            frames = _frames(folder / result.episode) if options.record else 0
         record = timing.deadlines
         late = LatenessHistogram.of_bins(record.histogram_ns, round(record.late_max_ms * 1e6))
-        return Turn(late, record.missed, record.realtime_priority, result.chunks, memory.seen_mb, memory.seconds)
+        return Turn(
+            late,
+            record.missed,
+            record.realtime_priority,
+            result.chunks,
+            memory.seen_mb,
+            memory.seconds,
+            frames,
+            timing.log.dropped_frames,
+            timing.log.lost_ticks,
+        )
 
     try:
         yield turn
     finally:
         policy.close()
+
+
+def _frames(path: Path) -> int:
+    """Pictures in an episode, all cameras together."""
+    episode = open_episode(path, check=False)
+    return sum(int(episode.present(camera).sum()) for camera in episode.cameras)
 
 
 class _MemoryWatch:

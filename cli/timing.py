@@ -38,6 +38,8 @@ class TimingOptions:
     """Before the first restart; doubled with each further one in a row, up to 10 s."""
     log_failure: Literal["continue", "hold"] = "continue"
     """What the arm does while the log cannot be written; its ticks wait in memory meanwhile."""
+    camera_hz: float = RealtimeSettings.camera_hz
+    """Log so many pictures a second, besides those that the policy asks for; 0 for the latter alone."""
 
     def settings(self, cameras: CameraProfile | None = None) -> RealtimeSettings:
         """What the loop is told; ``cameras`` says how its pictures are logged.
@@ -47,7 +49,7 @@ class TimingOptions:
         """
         system = RealtimeOptions(self.priority, self.lock_memory, self.cpus)
         log = LogOptions(cameras or CameraProfile(), LogFailure(self.log_failure))
-        return RealtimeSettings(system, OverrunPolicy(self.hold_after), log)
+        return RealtimeSettings(system, OverrunPolicy(self.hold_after), log, self.camera_hz)
 
     def supervision(self) -> Supervision:
         """What the client of the policy's process is told."""

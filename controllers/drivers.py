@@ -147,6 +147,7 @@ def run_lockstep(
 
 
 CaptureRequest = Callable[[RobotState, Pose, TokenPrefix | None], None]
+Onlooker = Callable[[int, RobotState, Pose], None]
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,7 @@ def run_realtime(
     max_ticks: int,
     stop: StopCondition,
     clock: Callable[[], int],
+    onlooker: Onlooker | None = None,
     events: EventSource = no_events,
     interrupt: InterruptSwitch | None = None,
     sleep_until: Callable[[int], None] | None = None,
@@ -266,6 +268,8 @@ def run_realtime(
         max_ticks: Time limit, 1 or more.
         stop: Ends the episode after a tick by returning a reason.
         clock: Monotonic nanoseconds.
+        onlooker: Told of every tick that asks for no observation; takes pictures that nobody infers from, and returns
+            at once.
         events: Operator events by tick.
         interrupt: Pressed by Ctrl-C.
         sleep_until: Sleeps until a time of ``clock``; default sleeps, then spins for the last 0.2 ms.
@@ -298,6 +302,8 @@ def run_realtime(
                 loop_state = loop.initial(state)  # from the first logged reading, so that replay starts there too
             if wanted:
                 capture(state, loop.commanded_pose(loop_state, state), loop.prefix(loop_state))
+            elif onlooker is not None:
+                onlooker(tick, state, loop.commanded_pose(loop_state, state))
             pressed, last = interrupt.step()
             arrivals = client.poll(now)
             operator = (*events(tick), *pressed)

@@ -39,27 +39,32 @@ class Shot:
     Attributes:
         physics: Full physics state.
         observation: What the robot sensed then, without pictures.
+        asked: The policy waits for it; otherwise it is for the log alone.
     """
 
     physics: FloatArray
     observation: Observation
+    asked: bool = True
 
     @staticmethod
-    def now(model: mujoco.MjModel, data: mujoco.MjData, observation: Observation) -> Shot:
+    def now(model: mujoco.MjModel, data: mujoco.MjData, observation: Observation, *, asked: bool = True) -> Shot:
         """The simulation as it stands."""
         physics = np.empty(mujoco.mj_stateSize(model, _SNAPSHOT))
         mujoco.mj_getState(model, data, physics, _SNAPSHOT)
-        return Shot(physics, observation)
+        return Shot(physics, observation, asked)
 
 
 class CameraProcess:
-    """Takes pictures of snapshots of the physics; of those that wait, the newest counts."""
+    """Takes pictures of snapshots of the physics; of those that wait, the newest counts.
+
+    A snapshot that the policy waits for is never displaced by one that is for the log alone.
+    """
 
     def __init__(
         self,
         scene_xml: str,
         cameras: dict[str, tuple[int, int]],
-        deliver: Callable[[Observation], None],
+        deliver: Callable[[Observation, bool], None],
         priority: int = 0,
     ) -> None:
         """Describe it; :meth:`start` starts the process.
@@ -67,7 +72,7 @@ class CameraProcess:
         Args:
             scene_xml: The compiled scene.
             cameras: Camera name -> (height, width) in pixels.
-            deliver: Takes every finished observation, in a thread.
+            deliver: Takes every finished observation, and whether the policy asked for it, in a thread.
             priority: Real-time priority of the tick; the thread asks for the one below.
         """
         self._deliver, self._priority = deliver, priority
@@ -79,6 +84,7 @@ class CameraProcess:
         self._thread = threading.Thread(target=self._hand_on, name="cameras", daemon=True)
         self._closing = threading.Event()
         self._read = 0
+        self._asked_ns = self._answered_ns = -1
         self.failure: BaseException | None = None
 
     def start(self) -> None:
@@ -102,7 +108,11 @@ class CameraProcess:
 
     def submit(self, shot: Shot) -> None:
         """Ask for the pictures of a moment; returns at once."""
-        parts = encode_observation(shot.observation, 0)
+        if shot.asked:
+            self._asked_ns = shot.observation.stamp_ns
+        elif self._asked_ns > self._answered_ns:
+            return  # it would displace the one that the policy waits for
+        parts = encode_observation(shot.observation, int(shot.asked))
         self._channel.observations.write([_LENGTH.pack(shot.physics.nbytes), shot.physics.tobytes(), *parts])
         with contextlib.suppress(BrokenPipeError):  # it died: no picture, no chunk, and the arm comes to rest
             self._channel.wake()
@@ -143,8 +153,10 @@ class CameraProcess:
             self._read = number
             payload = replies.read(number)
             if payload is not None:
-                observation, _ = decode_observation(payload)
-                self._deliver(observation)
+                observation, asked = decode_observation(payload)
+                if asked:
+                    self._answered_ns = observation.stamp_ns
+                self._deliver(observation, bool(asked))
 
 
 def _take_pictures(ends: ChildEnds, scene_xml: str, cameras: dict[str, tuple[int, int]]) -> None:
@@ -170,10 +182,10 @@ def _take_pictures(ends: ChildEnds, scene_xml: str, cameras: dict[str, tuple[int
             (size,) = _LENGTH.unpack_from(payload)
             body = _LENGTH.size + size
             physics = np.frombuffer(payload, np.float64, size // 8, _LENGTH.size)
-            observation, episode = decode_observation(payload[body:])
+            observation, asked = decode_observation(payload[body:])
             mujoco.mj_setState(model, data, physics, _SNAPSHOT)
             mujoco.mj_forward(model, data)
             pictures = replace(observation, images=renderer.render(data))
-            channel.replies.write(encode_observation(pictures, episode))
+            channel.replies.write(encode_observation(pictures, asked))
             channel.notify()
     close_shared_context()

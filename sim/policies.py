@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from sim.remote import RemoteAccess, RemoteSource, is_remote
 from sim.rollout import ExpertSource, PolicySource
 from sim.stack import StackConfig
 from vla.catalog import DEFAULT_COMPACT_WEIGHTS, policy_factory
+from vla.compact.config import CompactConfig
+from vla.compact.preprocess import check_picture
 from vla.process import PolicyFactory, PolicyProcess, ProcessMode, RestartOptions, SupervisedPolicy
 
 EXPERT = "expert"
@@ -194,6 +197,7 @@ class CompactSource:
         """Start the process and wait until it is warm."""
         weights = (choice.folder / WEIGHTS_FILE).read_bytes()
         self.identity = PolicyIdentity(choice.name, hashlib.sha256(weights).hexdigest())
+        self._config = CompactConfig.from_json(json.loads((choice.folder / "config.json").read_text()))
         factory = policy_factory(
             COMPACT,
             weights=str(choice.folder),
@@ -227,6 +231,12 @@ class CompactSource:
             )
         if not config.cameras:
             raise ValueError("the policy needs pictures, but the stack has no cameras")
+        for camera in self._config.cameras:
+            if camera not in config.cameras:
+                raise ValueError(
+                    f"the policy needs camera {camera!r}, the stack has: {', '.join(sorted(config.cameras))}"
+                )
+            check_picture(camera, config.cameras[camera], self._config.image_size)
 
     def client(self, cell: SimCell, config: StackConfig) -> PolicyClient:
         """The process itself, with the past episode forgotten."""

@@ -6,6 +6,7 @@ its log, whatever the machine did to its timing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from controllers.drivers import (
-    CaptureRequest,
     EventSource,
     InterruptSwitch,
+    Onlooker,
     OverrunPolicy,
     StopCondition,
     no_events,
@@ -44,11 +45,22 @@ class RealtimeSettings:
         system: What the tick's thread asks of the system.
         overruns: When too many overruns make the arm hold.
         log: How it is logged, and whether the arm holds while it cannot be.
+        camera_hz: Pictures a second that are logged, besides those that the policy asks for; 0 logs the latter alone.
     """
 
     system: RealtimeOptions = RealtimeOptions()
     overruns: OverrunPolicy = OverrunPolicy()
     log: LogOptions = field(default_factory=LogOptions)
+    camera_hz: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the rate.
+
+        Raises:
+            ValueError: It is negative or not finite.
+        """
+        if not 0.0 <= self.camera_hz < math.inf:
+            raise ValueError(f"expected camera_hz of 0 or more, found {self.camera_hz}; 0 logs what the policy sees")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +142,19 @@ def run_episode_realtime(
         loop = assemble_loop(config)
         client = policy.client(cell, config)
         with recorded_cell(cell, seed, policy.identity, config, out_dir, realtime=True, log=settings.log) as tally:
-            capture, cameras = _capture(cell, config, policy, client, tally, settings.system.priority)
+            eyes = _Eyes(cell, config, policy, client, tally, settings)
             try:
                 with realtime(settings.system) as grants:
                     summary = run_realtime(
                         loop,
                         ClockedRobot(cell, clock),
                         client,
-                        capture,
+                        eyes.capture,
                         tally,
                         max_ticks=max_ticks or max(1, round(cell.instance.time_limit_s * config.control_rate_hz)),
                         stop=stop or success_condition(cell, config),
                         clock=clock,
+                        onlooker=eyes.onlooker,
                         events=events,
                         interrupt=interrupt,
                         overruns=settings.overruns,
@@ -151,8 +164,7 @@ def run_episode_realtime(
                         grants=grants,
                     )
             finally:
-                if cameras is not None:
-                    cameras.close()
+                eyes.close()
             outcome = tally.finish(seed, policy.identity.name, config, summary)
     assert summary.deadlines is not None
     faults = client.faults if isinstance(client, SupervisedPolicy) else ()
@@ -160,36 +172,63 @@ def run_episode_realtime(
     return outcome, Timing(summary.deadlines, grants.message, counts, tally.log_report)
 
 
-def _capture(
-    cell: SimCell, config: StackConfig, policy: PolicySource, client: PolicyClient, tally: Tally, priority: int
-) -> tuple[CaptureRequest, CameraProcess | None]:
-    """What the tick calls when it wants an observation: it returns at once.
+class _Eyes:
+    """What the tick calls when it wants an observation, and when it wants none; both return at once.
 
     Pictures are taken in a process of their own; a thread logs them and hands them to the policy. The expert needs
     none, so it is asked in the tick.
     """
-    blind = policy.identity.name in EXPERTS
 
-    def deliver(observation: Observation) -> None:
-        tally.record_observation(observation)
-        if not blind:
-            client.request(observation)
+    def __init__(
+        self,
+        cell: SimCell,
+        config: StackConfig,
+        policy: PolicySource,
+        client: PolicyClient,
+        tally: Tally,
+        settings: RealtimeSettings,
+    ) -> None:
+        self._cell, self._client, self._tally = cell, client, tally
+        self._blind = policy.identity.name in EXPERTS
+        self._cameras: CameraProcess | None = None
+        self._every = 0
+        if config.cameras:
+            self._cameras = CameraProcess(cell.scene.xml, dict(config.cameras), self._deliver, settings.system.priority)
+            self._cameras.start()
+            if settings.camera_hz > 0.0:
+                self._every = config.control_rate_hz / settings.camera_hz
+        self._due = 0.0
 
-    cameras: CameraProcess | None = None
-    if config.cameras:
-        cameras = CameraProcess(cell.scene.xml, dict(config.cameras), deliver, priority)
-        cameras.start()
+    @property
+    def onlooker(self) -> Onlooker | None:
+        """For pictures that nobody infers from, None where there are none."""
+        return self._look if self._every else None
 
-    def capture(state: RobotState, commanded_pose: Pose, prefix: TokenPrefix | None) -> None:
-        plain = Observation({}, state, commanded_pose, cell.instruction, state.stamp_ns, prefix)
-        if cameras is None:
-            deliver(plain)
+    def capture(self, state: RobotState, commanded_pose: Pose, prefix: TokenPrefix | None) -> None:
+        plain = Observation({}, state, commanded_pose, self._cell.instruction, state.stamp_ns, prefix)
+        self._shoot(plain, asked=True)
+        if self._blind:
+            self._client.request(plain)
+
+    def close(self) -> None:
+        if self._cameras is not None:
+            self._cameras.close()
+
+    def _look(self, tick: int, state: RobotState, commanded_pose: Pose) -> None:
+        if tick >= self._due:
+            self._due += self._every
+            self._shoot(Observation({}, state, commanded_pose, self._cell.instruction, state.stamp_ns), asked=False)
+
+    def _shoot(self, plain: Observation, *, asked: bool) -> None:
+        if self._cameras is None:
+            self._deliver(plain, asked)
         else:
-            cameras.submit(Shot.now(cell.robot.model, cell.robot.data, plain))
-        if blind:
-            client.request(plain)
+            self._cameras.submit(Shot.now(self._cell.robot.model, self._cell.robot.data, plain, asked=asked))
 
-    return capture, cameras
+    def _deliver(self, observation: Observation, asked: bool) -> None:
+        self._tally.record_observation(observation)
+        if asked and not self._blind:
+            self._client.request(observation)
 
 
 def _health(client: PolicyClient) -> PolicyHealth | None:

@@ -230,9 +230,23 @@ def test_a_wrong_camera_is_refused_by_name(folder: Path) -> None:
     missing = dataclasses.replace(observation, images={"workspace": observation.images["workspace"]})
     with pytest.raises(ValueError, match=r"needs camera 'wrist'; the observation has: workspace"):
         policy.infer(missing)
-    big = {**observation.images, "wrist": np.zeros((224, 224, 3), np.uint8)}
-    with pytest.raises(ValueError, match=re.escape("must give (128, 128, 3) uint8, found (224, 224, 3)")):
-        policy.infer(dataclasses.replace(observation, images=big))
+    for shape in ((96, 96, 3), (224, 128, 3)):
+        other = {**observation.images, "wrist": np.zeros(shape, np.uint8)}
+        with pytest.raises(
+            ValueError, match=f"square picture of 128 pixels a side or more, found {shape[0]} x {shape[1]}"
+        ):
+            policy.infer(dataclasses.replace(observation, images=other))
+    gray = {**observation.images, "wrist": np.zeros((224, 224), np.uint8)}
+    with pytest.raises(ValueError, match=re.escape("must give (N, N, 3) uint8, found (224, 224)")):
+        policy.infer(dataclasses.replace(observation, images=gray))
+
+
+def test_a_larger_picture_is_scaled_down_by_its_areas(folder: Path) -> None:
+    policy = CompactPolicy.load(folder)
+    (observation,) = observations(1)
+    doubled = {name: image.repeat(2, axis=0).repeat(2, axis=1) for name, image in observation.images.items()}
+    tokens = policy.infer(dataclasses.replace(observation, images=doubled)).tokens
+    assert np.array_equal(tokens, policy.infer(observation).tokens)
 
 
 def test_a_state_that_is_not_finite_is_refused(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -73,15 +74,32 @@ def observation_proprioception(observation: Observation) -> Float32Array:
 
 
 def observation_image(observation: Observation, camera: str, size: int) -> ImageArray:
-    """The (size, size, 3) uint8 image of one camera.
+    """The (size, size, 3) uint8 image of one camera; a larger square picture is scaled down by the mean over areas.
 
     Raises:
-        ValueError: The camera is missing, or its image has another shape or type.
+        ValueError: The camera is missing, or its image is smaller, not square or of another type.
     """
     image = observation.images.get(camera)
     if image is None:
         have = ", ".join(sorted(observation.images)) or "none"
         raise ValueError(f"the policy needs camera {camera!r}; the observation has: {have}")
-    if image.shape != (size, size, 3) or image.dtype != np.uint8:
-        raise ValueError(f"camera {camera!r} must give ({size}, {size}, 3) uint8, found {image.shape} {image.dtype}")
-    return image
+    if image.shape == (size, size, 3) and image.dtype == np.uint8:
+        return image
+    check_picture(camera, image.shape[:2], size)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"camera {camera!r} must give (N, N, 3) uint8, found {image.shape} {image.dtype}")
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)  # other kinds alias what is scaled down
+
+
+def check_picture(camera: str, height_width: tuple[int, ...], size: int) -> None:
+    """Refuse a picture that cannot become one of ``size`` pixels a side without inventing or squeezing anything.
+
+    Raises:
+        ValueError: It is smaller or not square.
+    """
+    if len(height_width) != 2 or height_width[0] != height_width[1] or height_width[0] < size:
+        found = " x ".join(str(n) for n in height_width)
+        raise ValueError(
+            f"camera {camera!r}: expected a square picture of {size} pixels a side or more, found {found}; "
+            "set the camera's size in the stack"
+        )
