@@ -13,6 +13,7 @@ import tyro
 
 from cli.output import console, print_json
 from cli.replay_latency import latency_model
+from controllers.robot import load_robot
 from episodes.comparison import Divergence
 from episodes.episode import Episode
 from episodes.reader import find_episodes, open_episode
@@ -20,6 +21,7 @@ from episodes.reinference import reinfer
 from episodes.replay import ReplayParts, ReplayResult, replay
 from episodes.replay_set import EpisodeReplay, replay_all
 from episodes.what_if import delayed_arrivals, what_if
+from ros_nodes.errors import require_rclpy
 from ros_nodes.loops import half_of, rebuild_half
 from sim.altered import altered_config, altered_parts, send_to_robot, sim_robot
 from sim.assembly import rebuild_for_replay
@@ -57,7 +59,9 @@ class Options:
     sensed: bool = False
     """What if: feed the recorded readings instead of simulating the motion that would follow."""
     robot: str = ""
-    """Send the recorded motion to a robot, through safety: sim."""
+    """Send the recorded motion to a robot, through safety: sim, or ros2[:NAMESPACE] for that of a running graph."""
+    robot_params: Path | None = None
+    """With --robot ros2: ROS parameter file of that graph, where the robot has joint names of its own."""
     speed: float = 0.5
     """With --robot: share of the recorded speed."""
     view: bool = False
@@ -276,11 +280,20 @@ def _reinfer(options: Options, episode: Episode) -> int:
 
 
 def _send(options: Options, episode: Episode) -> int:
-    if options.robot != "sim":
-        raise ValueError(f"expected a robot to send to: sim; found {options.robot!r}")
+    kind, _, namespace = options.robot.partition(":")
+    if kind not in ("sim", "ros2") or (kind == "sim" and namespace):
+        raise ValueError(f"expected a robot to send to: sim or ros2[:NAMESPACE]; found {options.robot!r}")
     recorded = StackConfig.from_json(episode.manifest.stack)
     config = altered_config(recorded, safety=options.safety, settings=options.set)
-    found = send_to_robot(episode, config, sim_robot(episode, config), options.speed)
+    if kind == "sim":
+        found = send_to_robot(episode, config, sim_robot(episode, config), options.speed)
+    else:
+        require_rclpy()
+        from ros_nodes.commanding import CommandedRobot
+
+        params, rate_hz = options.robot_params, config.control_rate_hz
+        with CommandedRobot(load_robot(config.robot), rate_hz, namespace=namespace, params=params) as robot:
+            found = send_to_robot(episode, config, robot, options.speed)
     console.print(
         f"{found.ticks} ticks ({found.approach_ticks} of approach) at {found.speed:g} of the speed: "
         f"{found.interventions} interventions, tracking within {found.max_tracking_error_rad:.4f} rad"

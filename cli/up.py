@@ -33,6 +33,8 @@ class Options:
     """Seed of the simulated scene."""
     instruction: str = ""
     """Words to start with; otherwise the policy waits for the topic `instruction`."""
+    without_policy: bool = False
+    """Start neither policy nor control: a program of yours commands, or `vla replay --robot ros2`."""
     controller: str = "differential_ik"
     """differential_ik, operational_space or joint_impedance."""
     rate_hz: int = 200
@@ -130,13 +132,15 @@ def _processes(options: Options) -> tuple[NodeProcess, ...]:
                     "expected a folder in --record to hold for: without a recorder the arm would never move"
                 )
             own[NodeName.SAFETY] = {"log_timeout_ms": _LOG_TIMEOUT_MS}
+        if options.without_policy:
+            names = tuple(name for name in names if name not in (NodeName.POLICY, NodeName.CONTROL))
         if options.record is None:
             names = tuple(name for name in names if name is not NodeName.RECORDER)
     return nodes_of(names, shared, files=files, namespace=options.namespace, realtime=options.realtime, own=own)
 
 
 def _hint(options: Options) -> str:
-    if options.replay is not None:
+    if options.replay is not None or options.without_policy:
         return "all nodes are active; Ctrl-C stops them"
     words = options.instruction or "WORDS"
     return (
