@@ -28,6 +28,8 @@ PACKET_BYTES = _PACKET.size + _PART_BYTES
 class _Part:
     header: bytes
     data: memoryview
+    kind: Kind
+    first: bool
 
 
 class Way(Protocol):
@@ -95,7 +97,7 @@ class Sender:
         self.records += 1
         for offset in range(0, max(total, 1), _PART_BYTES):
             part = view[offset : offset + _PART_BYTES]
-            self._queue.append(_Part(_PACKET.pack(self._next, kind, offset, total), part))
+            self._queue.append(_Part(_PACKET.pack(self._next, kind, offset, total), part, kind, offset == 0))
             self._next += 1
             self.waiting_bytes += len(part)
 
@@ -122,6 +124,10 @@ class Sender:
                     raise TimeoutError
                 time.sleep(POLL_S)
 
+    def waiting(self, kind: Kind) -> int:
+        """Records of a kind of which nothing has been sent yet."""
+        return sum(part.kind is kind and part.first for part in self._queue)
+
     def close(self) -> None:
         """Nothing more will be sent."""
         self._way.close()
@@ -143,5 +149,7 @@ class Receiver:
         self._next = number + 1
         if offset == 0:
             self._record = bytearray()
+        elif offset != len(self._record):
+            return None  # the parts before it went to a recorder that was killed
         self._record += packet[_PACKET.size :]
         return (Kind(kind), self._record) if len(self._record) == total else None

@@ -91,6 +91,11 @@ class JournalFile:
             raise
         self._end = (offset + total, digest)
 
+    @property
+    def length(self) -> int:
+        """Bytes of whole records."""
+        return self._end[0]
+
     def sync(self) -> None:
         """Push everything to the disk (needed against power loss, not against a killed process)."""
         os.fdatasync(self._fd)

@@ -19,7 +19,9 @@ from episodes.packing import block_span
 STALL_S = 1.0  # a healthy recorder takes every record within some milliseconds
 RETRY_S = 0.1
 CLOSING_PATIENCE_S = 5.0  # what a full disk is given at the end of an episode before its ticks are given up
-_HANDLED, _TROUBLE = 0, 1  # words of the page: records taken care of, length of the text of trouble
+# Words of the page: records taken care of, length of the text of trouble, and of the record that is being taken care of
+# its number, the ring's cursor behind it, and the length of the journal before it.
+_HANDLED, _TROUBLE, _NUMBER, _BEHIND, _BEFORE = range(5)
 _TEXT = 64
 _TEXT_BYTES = 512
 
@@ -107,6 +109,28 @@ class RecorderStatus:
         data = text.encode()[:_TEXT_BYTES]
         self._view[_TEXT : _TEXT + len(data)] = data
         self._words[_TROUBLE] = len(data)
+
+    def intend(self, cursor: int, journal_bytes: int) -> None:
+        """Say which record is appended next: that up to ``cursor`` of the ring, to a journal of so many bytes."""
+        words = self._words
+        words[_NUMBER], words[_BEFORE], words[_BEHIND] = words[_HANDLED], journal_bytes, cursor
+
+    def resume(self, freed: int, journal_bytes: int) -> int:
+        """Where in the ring a recorder goes on that was started in place of one that was killed.
+
+        Args:
+            freed: Up to where the ring was freed.
+            journal_bytes: Length of the journal as it is.
+
+        Returns:
+            The cursor behind the record that was being appended, if it is in the journal, else ``freed``.
+        """
+        words = self._words
+        if words[_BEHIND] <= freed:
+            return freed
+        appended = journal_bytes > words[_BEFORE]
+        words[_HANDLED] = words[_NUMBER] + appended
+        return words[_BEHIND] if appended else freed
 
     def close(self) -> None:
         """Unmap."""

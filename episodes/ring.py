@@ -3,7 +3,8 @@
 A packet is in the ring as soon as the writer's count says so, and its place is free again as soon as the reader's
 does: aligned 64-bit words, which are never torn. Not every processor shows one process's stores to another in order, so
 a packet carries a checksum, and one that does not fit it yet is not there yet. A writer that is killed at any moment
-leaves whole packets and nothing else, and those stay in memory until the reader has ended, too.
+leaves whole packets and nothing else, and those stay in memory until the reader has ended, too. The reader frees a
+packet when it is done with it, so that another one, in place of one that was killed, finds it again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class PacketRing:
         self._words = segment.words
         self._data = segment.view[_DATA:]
         self._size = len(self._data)
+        self.cursor = self._words[_READ]
+        """Where the reader is: everything before it has been taken."""
 
     @classmethod
     def create(cls, name: str, size: int) -> Self:
@@ -76,9 +79,22 @@ class PacketRing:
         self._words[_WRITTEN] = written + skipped + span
         return True
 
+    @property
+    def freed(self) -> int:
+        """Up to where the reader is done with packets: where another reader would begin."""
+        return self._words[_READ]
+
+    def free(self, cursor: int) -> None:
+        """Done with all packets before ``cursor``; their room is the writer's again."""
+        self.cursor = max(self.cursor, cursor)
+        self._words[_READ] = cursor
+
     def take(self) -> bytes | None:
-        """The oldest packet, header and data; None while there is none that can be seen whole."""
-        read = self._words[_READ]
+        """The next packet, header and data; None while there is none that can be seen whole.
+
+        Its room stays taken until :meth:`free`, unless half the ring waits for that: a long record has to get through.
+        """
+        read = self.cursor
         if read == self._words[_WRITTEN]:
             return None
         place = read % self._size
@@ -91,7 +107,9 @@ class PacketRing:
         packet = bytes(self._data[start : start + length])
         if len(packet) != length or zlib.crc32(packet) != checksum:
             return None
-        self._words[_READ] = read + _span(length)
+        self.cursor = read + _span(length)
+        if self.cursor - self._words[_READ] > self._size // 2:
+            self.free(self.cursor)
         return packet
 
     def close(self) -> None:

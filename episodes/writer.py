@@ -141,7 +141,7 @@ class EpisodeWriter:
                 "make room, check the permissions or choose another folder; nothing has moved yet",
             ) from error
         if not self._in_process:
-            from episodes.recorder import ProcessBackend
+            from episodes.recording import ProcessBackend
 
             backend = ProcessBackend(self.path)
             backend.start()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from episodes.errors import EpisodeError
 from episodes.journal import JOURNAL_NAME
 from episodes.manifest import Outcome
 from episodes.reader import open_episode
-from episodes.recorder import FRAME_BACKLOG_BYTES, ProcessBackend
+from episodes.recording import FRAME_BACKLOG_BYTES, ProcessBackend
 from episodes.verification import verify
 from episodes.writer import EpisodeWriter
 from tests.episodes.builders import bits, manifest, simple_observation, simple_tick
@@ -183,19 +184,108 @@ def process_state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_a_killed_recorder_does_not_stop_the_loop_but_is_reported(tmp_path: Path) -> None:
+def kill_recorder(path: Path) -> None:
+    os.kill(recorder_pid(path), signal.SIGKILL)
+
+
+def record_until(writer: EpisodeWriter, condition: Callable[[], bool]) -> None:
+    """Go on recording at about 200 Hz until something is so."""
+    deadline = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < deadline
+        tick = writer.ticks
+        if tick % 10 == 0:
+            writer.record_observation(simple_observation(tick))
+        writer.record_tick(*simple_tick(tick), b"")
+        time.sleep(0.005)
+
+
+def test_a_killed_recorder_is_started_again_and_no_tick_is_lost(tmp_path: Path) -> None:
     writer = EpisodeWriter(tmp_path / "d.zarr", manifest(realtime=True)).open()
     record(writer, range(100))
-    assert writer.failure == ""
-    time.sleep(0.3)
-    os.kill(recorder_pid(writer.path), signal.SIGKILL)
-    time.sleep(0.3)
-    record(writer, range(100, 200), pictures=10)
-    assert "recording process has gone" in writer.failure
+    assert (writer.failure, writer.trouble) == ("", "")
+    kill_recorder(writer.path)
+    record_until(writer, lambda: writer.trouble != "")
+    assert "the recording process ended" in writer.trouble
+    record_until(writer, lambda: writer.trouble == "")
+    record(writer, range(writer.ticks, writer.ticks + 100), pictures=10)
+    ticks = writer.ticks
+    writer.close(Outcome(True, "success"))
+    episode = open_episode(writer.path)
+    assert len(episode) == ticks
+    assert episode.manifest.closed
+    assert verify(episode) == ()
+    (fault,) = episode.manifest.log_faults
+    assert fault.cause == "the recording process ended (killed by SIGKILL)"
+    assert 80 <= fault.first_tick <= 200
+    assert fault.seconds > 0.0
+    assert fault.lost_ticks == 0
+    assert writer.report.faults == (fault,)
+    assert writer.report.lost_ticks == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_a_recorder_killed_at_any_moment_leaves_every_record_once(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    writer = EpisodeWriter(tmp_path / "k.zarr", manifest(realtime=True)).open()
+    observed: list[int] = []
+    for _ in range(rng.randint(1, 3)):
+        killer = threading.Timer(rng.uniform(0.0, 0.3), kill_recorder, (writer.path,))
+        killer.start()
+        # Faster than any loop, so that the recorder is always at work when it is killed.
+        while writer.trouble == "":
+            tick = writer.ticks
+            if tick % 20 == 0:
+                writer.record_observation(simple_observation(tick))
+                observed.append(tick)
+            writer.record_tick(*simple_tick(tick), b"")
+            if tick % 40 == 0:
+                time.sleep(0.002)
+        killer.join()
+        while writer.trouble != "":
+            writer.record_tick(*simple_tick(writer.ticks), b"")
+            time.sleep(0.005)
+    ticks = writer.ticks
+    writer.close(Outcome(None, "done"))
+    episode = open_episode(writer.path)
+    assert len(episode) == ticks
+    assert verify(episode) == ()
+    assert episode.observations.tick.tolist() == observed
+    for index in rng.sample(range(ticks), 20):
+        assert bits(episode.decoder.inputs(index)) == bits(simple_tick(index)[0])
+
+
+def test_a_recorder_killed_while_it_finishes_is_replaced(tmp_path: Path) -> None:
+    writer = EpisodeWriter(tmp_path / "f.zarr", manifest(realtime=True)).open()
+    record(writer, range(100))
+    os.kill(recorder_pid(writer.path), signal.SIGSTOP)
+    record(writer, range(100, 300))
+    threading.Timer(0.5, kill_recorder, (writer.path,)).start()
+    writer.close(Outcome(True, "success"))
+    episode = open_episode(writer.path)
+    assert len(episode) == 300
+    assert episode.manifest.closed
+    assert episode.manifest.outcome is not None
+    assert episode.manifest.outcome.success is True
+    assert verify(episode) == ()
+
+
+def test_a_recorder_that_ends_again_and_again_does_not_stop_the_loop_but_is_reported(tmp_path: Path) -> None:
+    writer = EpisodeWriter(tmp_path / "d.zarr", manifest(realtime=True)).open()
+    record(writer, range(100))
+    for _ in range(3):
+        kill_recorder(writer.path)
+        record_until(writer, lambda: writer.trouble != "")
+        record_until(writer, lambda: writer.trouble == "")
+    kill_recorder(writer.path)
+    record_until(writer, lambda: writer.failure != "")
+    record(writer, range(writer.ticks, writer.ticks + 100), pictures=10)
     with pytest.raises(EpisodeError, match="expected a recording process that answers, found the recording process"):
         writer.close(Outcome(True, "success"))
     episode = open_episode(writer.path)
-    assert len(episode) == 100
+    assert 100 <= len(episode) < writer.ticks
+    assert writer.report.lost_ticks == writer.ticks - len(episode)
     assert not episode.manifest.closed
 
 

@@ -308,16 +308,3 @@ def test_the_arm_holds_or_goes_on_while_the_disk_takes_nothing(policy: LogFailur
     assert fault.first_tick >= 40  # the recorder was stopped at tick 50, with some of them not yet taken
     assert (fault.lost_ticks, fault.lost_frames) == (0, 0)
     assert writer.report == LogReport((fault,))
-
-
-def test_a_recorder_that_died_leaves_the_number_of_lost_ticks(tmp_path: Path) -> None:
-    writer = EpisodeWriter(tmp_path / "d.zarr", manifest(realtime=True)).open()
-    record(writer, range(100))
-    wait_until(lambda: len(open_episode(writer.path)) == 100, "written")
-    os.kill(recorder_pid(writer.path), signal.SIGKILL)
-    record_until(writer, lambda: writer.failure != "", "noticed")
-    ticks = writer.ticks
-    with pytest.raises(LogLossError):
-        writer.close(Outcome(None, "done"))
-    assert writer.report.lost_ticks == ticks - 100
-    assert_ticks(open_episode(writer.path), 100)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controllers.shared_memory import PAGE
+from episodes.log_faults import RecorderStatus
 from episodes.ring import PacketRing
 
 SIZE = 8192
@@ -32,6 +33,7 @@ def test_what_is_put_is_taken_once_in_order_and_whole(steps: list[int], seed: in
         for number, step in enumerate(steps):
             if step < 0:
                 assert reader.take() == (waiting.popleft() if waiting else None)
+                reader.free(reader.cursor)
                 continue
             header, data = number.to_bytes(8, "little"), bytes((seed + number + i) % 256 for i in range(step))
             held = sum(-(-(8 + len(packet)) // 8) * 8 for packet in waiting)
@@ -46,6 +48,55 @@ def test_what_is_put_is_taken_once_in_order_and_whole(steps: list[int], seed: in
         reader.close()
     finally:
         ring.close()
+
+
+@given(taken=st.integers(0, 20), freed=st.integers(0, 20))
+@settings(deadline=None)
+def test_a_reader_begins_behind_the_last_packet_that_was_freed(taken: int, freed: int) -> None:
+    ring = PacketRing.create("test", SIZE)
+    try:
+        packets = [number.to_bytes(8, "little") for number in range(20)]
+        for packet in packets:
+            assert ring.put(packet, memoryview(b"x" * 50))
+        killed = PacketRing.of(os.dup(ring.fd))
+        for number in range(min(taken, 20)):
+            assert killed.take() == packets[number] + b"x" * 50
+            if number < freed:
+                killed.free(killed.cursor)
+        killed.close()
+        successor = PacketRing.of(os.dup(ring.fd))
+        first = min(taken, freed, 20)
+        assert successor.take() == (packets[first] + b"x" * 50 if first < 20 else None)
+        successor.close()
+    finally:
+        ring.close()
+
+
+def test_a_record_longer_than_half_the_ring_gets_through_in_packets() -> None:
+    ring = PacketRing.create("test", SIZE)
+    reader = PacketRing.of(os.dup(ring.fd))
+    for number in range(100):  # nothing is freed by the reader itself
+        assert ring.put(number.to_bytes(8, "little"), memoryview(bytes(1000)))
+        assert reader.take() == number.to_bytes(8, "little") + bytes(1000)
+    reader.close()
+    ring.close()
+
+
+@given(before=st.integers(0, 1 << 40), appended=st.booleans(), freed=st.booleans(), number=st.integers(0, 1 << 40))
+def test_a_record_that_was_on_its_way_is_neither_lost_nor_repeated(
+    before: int, appended: bool, freed: bool, number: int
+) -> None:
+    status = RecorderStatus.create()
+    try:
+        status.handled = number
+        status.intend(5000, before)
+        if freed:  # then it was appended, and counted
+            status.handled = number + 1
+        cursor = status.resume(5000 if freed else 4000, before + 77 * (appended or freed))
+        assert cursor == (5000 if appended or freed else 4000)
+        assert status.handled == number + (appended or freed)
+    finally:
+        status.close()
 
 
 def test_a_packet_that_might_never_find_room_is_refused() -> None:
