@@ -40,8 +40,8 @@ def test_what_is_put_is_taken_once_in_order_and_whole(steps: list[int], seed: in
             if ring.put(header, memoryview(data)):
                 waiting.append(header + data)
                 assert held + 16 + step <= SIZE
-            else:  # refused only for want of room: what is lost to the wrap is less than the packet itself
-                assert held + 2 * (len(header) + step + 16) > SIZE
+            else:  # refused only for want of room: a packet behind the wrap cost less than its own size before it
+                assert 2 * (held + len(header) + step + 16) > SIZE
         while waiting:
             assert reader.take() == waiting.popleft()
         assert reader.take() is None
