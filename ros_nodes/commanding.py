@@ -81,7 +81,9 @@ class CommandedRobot:
 
     def _connect(self) -> None:
         words = [] if self._params is None else ["--ros-args", "--params-file", str(self._params)]
-        node = rclpy.create_node("replay", namespace=self._namespace, context=self._context, cli_args=words)
+        self._node = node = rclpy.create_node(
+            "replay", namespace=self._namespace, context=self._context, cli_args=words
+        )
         self._names = declare(node, HardwareOptions).names(self._description)
         self._index = JointIndex(self._names)
         candidate = topics.CANDIDATE
