@@ -1,8 +1,9 @@
 """Preflight: planted contract mistakes caught with the right message, and correct set-ups that it must not complain of.
 
 25 mistakes are declared (in a contract file beside the weights) and found without loading weights. More are hidden: the
-policy's contract is right, but it acts otherwise, and a recorded episode tells. The correct set-ups are robots,
-controllers and rates with the compact policy's own contract, and episodes of the expert and of the compact policy.
+policy's contract is right, but it acts otherwise, and one of two recorded episodes tells: where only one thing lies on
+the table, colours do not matter. The correct set-ups are robots, controllers and rates with the compact policy's own
+contract, and episodes of the expert and of the compact policy.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from vla.preflight.contract import ActionContract, contract_to_json
 from vla.preflight.findings import Check, Finding
 from vla.preflight.reading import CONTRACT_FILE, read_contract
 
-_EPISODES = ((COMPACT, "pick_up"), (COMPACT, "open_drawer"), (EXPERT, "pick_up"), (EXPERT, "place_in_bowl"),
+_EPISODES = ((COMPACT, "pick_up"), (COMPACT, "stack"), (EXPERT, "pick_up"), (EXPERT, "place_in_bowl"),
              (EXPERT, "turn_lever"))  # fmt: skip
+_TELLING = 2  # the first so many episodes are asked about hidden mistakes: no single task shows them all
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def run(options: Options) -> Result:
             hidden = [
                 _row(mistake.name, "hidden", mistake.check, mistake.words, found)
                 for mistake in HIDDEN
-                for found in (episode_findings(episodes[0], contract, planted(mistake, predict)),)
+                for wrong in (planted(mistake, predict),)
+                for found in ([item for e in episodes[:_TELLING] for item in episode_findings(e, contract, wrong)],)
             ]
         finally:
             source.close()

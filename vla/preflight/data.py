@@ -19,6 +19,8 @@ from vla.preflight.findings import Check, Finding
 _MIN_CHUNKS = 5
 _BETTER = 0.6  # a hypothesis must leave less than this share of the error
 _CORRELATED = 0.6
+_EXCHANGED = 0.4  # two dimensions fit so much better when they are exchanged
+_STEP = 1.0 / 255  # of the range: what a usual tokenizer cannot tell apart
 _SCALES = {1000.0: "mm instead of m", 0.001: "m instead of mm", 57.29578: "degrees instead of radians",
            0.01745329: "radians instead of degrees", 100.0: "cm instead of m", 0.01: "m instead of cm"}  # fmt: skip
 
@@ -123,9 +125,10 @@ def _scale(data: Comparison, contract: ActionContract) -> Iterator[Finding]:
         dims = [index for index in _arm_dims(contract) if contract.units[index] == unit]
         recorded, predicted = data.recorded[..., dims], data.predicted[..., dims]
         size, found = _rms(recorded), _rms(predicted)
-        if size < 1e-3 * float(_span(contract)[dims].mean()):
-            continue  # it hardly moved
-        ratio = found / size
+        step = _STEP * float(_span(contract)[dims].mean())
+        if size < step and found < 10.0 * step:
+            continue  # it hardly moved, and hardly should
+        ratio = found / max(size, 0.01 * step)
         if 0.2 < ratio < 5.0:
             continue
         factor = min(_SCALES, key=lambda scale: abs(np.log(ratio / scale)) if ratio > 0 else np.inf)
@@ -168,8 +171,10 @@ def _gripper(data: Comparison, contract: ActionContract) -> Iterator[Finding]:
 
 def _order_and_sign(data: Comparison, contract: ActionContract) -> Iterator[Finding]:
     """Each predicted dimension should follow its own recorded one, not another's, and not backwards."""
+    pairs = list(_exchanged(data, contract))
+    yield from pairs
     dims = [index for index in _arm_dims(contract) if _moves(data, contract, index)]
-    if not dims:
+    if pairs or not dims:
         return
     recorded, predicted = data.recorded[..., dims], data.predicted[..., dims]
     relation = _correlation(predicted.reshape(-1, len(dims)), recorded.reshape(-1, len(dims)))
@@ -192,6 +197,28 @@ def _order_and_sign(data: Comparison, contract: ActionContract) -> Iterator[Find
                 f"it follows {contract.names[dims[other]]} ({relation[place, other]:.2f})",
                 "permute the dimensions",
             )
+
+
+def _exchanged(data: Comparison, contract: ActionContract) -> Iterator[Finding]:
+    """Two dimensions of the same unit that fit far better when they are exchanged."""
+    dims = _arm_dims(contract)
+    size = np.abs(data.predicted - data.recorded) / _span(contract)
+    for place, first in enumerate(dims):
+        for second in dims[place + 1 :]:
+            if contract.units[first] != contract.units[second]:
+                continue
+            both = [first, second]
+            as_is = float(size[..., both].mean())
+            swapped = np.abs(data.predicted[..., [second, first]] - data.recorded[..., both]) / _span(contract)[both]
+            found = float(swapped.mean())
+            if as_is > 0.02 and found < _EXCHANGED * as_is:
+                yield Finding(
+                    Check.JOINT_ORDER,
+                    f"predicted {contract.names[first]} and {contract.names[second]} to follow the recorded ones",
+                    f"an error of {100 * as_is:.1f}% of the range, and {100 * found:.1f}% where each one is the other: "
+                    f"it follows {contract.names[second]}",
+                    "permute the dimensions",
+                )
 
 
 def _alterations(data: Comparison, contract: ActionContract) -> Iterator[Finding]:
