@@ -37,6 +37,7 @@ from vla.tokenizers import COMPACT_TOKENIZER
 
 _MOVING = (SafetyStatus.RUN, SafetyStatus.LIMITING, SafetyStatus.OFF)
 _ROUNDING = 1.0 + 1e-6  # differences of rounded positions
+_FORCE = "contact_force"  # a stop for it lets go: the command goes back to where the arm stands
 _DIFFERENCES = 4  # ticks that a jerk is a difference of
 
 
@@ -69,8 +70,8 @@ class Episode:
     ``in_time``: success within the task's time limit; ``success``: within that limit in the executor's time, which a
     slow model stretches. Peaks are the largest joint's share of its limit, over the applied commands; ``asked`` ones
     over what the controller asked the safety filter for. Where the filter sets the path back because the servos press
-    too hard on something, that outranks acceleration and jerk: ``set_back`` counts samples above them there, and peaks
-    leave them out.
+    too hard on something, or stops for a force above the ceiling and lets go, that outranks acceleration and jerk:
+    ``set_back`` counts samples above them there, and peaks leave them out.
     """
 
     policy: str
@@ -315,7 +316,11 @@ class _Watched:
         self._begun = self._begun or bool(outputs.executor.accepted)
         if outputs.executor.accepted and free:
             self.seam_bins = max(self.seam_bins, self._seam(before, after.executor))
-        set_back = any(reason.message in (GIVES_WAY, PULLED_BACK) for reason in outputs.safety.reasons)
+        stopped = outputs.safety.status is SafetyStatus.PROTECTIVE_STOP
+        set_back = any(
+            reason.message in (GIVES_WAY, PULLED_BACK) or (stopped and reason.limit == _FORCE)
+            for reason in outputs.safety.reasons
+        )
         self.joints.take(outputs.command.values, outputs.safety.command.values, set_back=set_back)
         return after, outputs
 
