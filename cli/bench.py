@@ -32,6 +32,7 @@ BENCHMARKS = (
     "ros-faults",
     "log",
     "crash",
+    "tampering",
 )
 
 

@@ -260,7 +260,7 @@ def _refused(refusal: Refusal, divergence: Divergence) -> ReplayResult:
 
 
 def _damage(episode: Episode) -> Iterator[tuple[Refusal, Divergence]]:
-    for damage in verify(episode, frames=False):
+    for damage in verify(episode):
         yield Refusal.DAMAGED, Divergence(damage.tick, damage.field, damage.recorded, damage.found)
 
 

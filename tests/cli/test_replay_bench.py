@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tampering
 from benchmarks.replay import RESULTS_NAME, Options, read_rows, run
 from benchmarks.replay_cases import Case, InjectedFault, Recorder, cases
 from controllers.chunking import ChunkStrategyName
@@ -59,3 +60,10 @@ def test_a_bench_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (again.identical, again.skipped, again.reference_realtime_factor) == (1, 0, None)
     folder = run(Options(folder=str(tmp_path / "bench" / "episodes")))
     assert (folder.episodes, folder.identical) == (1, 1)
+
+
+@pytest.mark.slow
+def test_one_changed_bit_is_found_wherever_it_is() -> None:
+    result = tampering.run(tampering.Options(rot=4, forged=2, seed=1))
+    assert result.untouched_identical
+    assert (result.found, result.named, result.missed) == (6, 6, ())
