@@ -109,7 +109,7 @@ def _task_weights(text: str) -> dict[str, float]:
 
 
 def _sources(data: tuple[str, ...], successes_only: bool):
-    from vla.training.dataset import Source
+    from vla.training.sources import Source
 
     sources = []
     for item in data:

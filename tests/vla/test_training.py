@@ -18,17 +18,13 @@ from vla.catalog import policy_factory
 from vla.compact.policy import CompactPolicy
 from vla.process import PolicyProcess, ProcessMode
 from vla.training.augment import Augmentation, augmented_batch, plain_batch, shift_image
-from vla.training.dataset import (
-    EpisodeError,
-    PackedDataset,
-    Source,
-    read_array,
-    split_dataset,
-    way_to_next_grip,
-)
+from vla.training.dataset import PackedDataset
 from vla.training.loss import SoftLabelLoss
 from vla.training.options import TrainOptions
+from vla.training.sources import EpisodeError, Source, way_to_next_grip
+from vla.training.split import split_dataset
 from vla.training.train import train
+from vla.training.zarr_source import read_array
 
 TINY = {
     "stem_width": 8,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vla.training.augment import Augmentation
-from vla.training.dataset import Source
+from vla.training.sources import Source
 
 
 @dataclass(frozen=True)

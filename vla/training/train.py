@@ -27,10 +27,11 @@ from vla.compact.language import WordVocabulary, plain
 from vla.compact.model import CompactModel
 from vla.training.augment import Batch, augmented_batch, plain_batch
 from vla.training.card import write_card
-from vla.training.dataset import PackedDataset, Split, split_dataset
+from vla.training.dataset import PackedDataset
 from vla.training.loss import SoftLabelLoss, goal_loss, measure
 from vla.training.optimizer import MasterWeights
 from vla.training.options import Measures, TrainOptions, TrainSummary
+from vla.training.split import Split, split_dataset
 from vla.training.team import Team, gathered
 
 STATE_STD_FLOOR = 0.01
