@@ -189,7 +189,7 @@ class LerobotFiles:
                     return
                 if frame.time is None or frame.time < start - 0.5 / self.fps:
                     continue
-                yield frame.to_ndarray(format="rgb24")
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
                 given += 1
         if given < count:
             raise EpisodeError(f"{file}: expected {count} frames from {start:.3f} s on, found {given}; it was cut")

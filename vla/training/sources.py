@@ -213,7 +213,7 @@ def stacked_pictures(where: str, layout: Layout, cameras: list[ImageArray]) -> I
 def decoded_picture(data: np.ndarray) -> ImageArray:
     """(H, W, 3) uint8 RGB of an encoded picture, bytes (n,) uint8; (0, 0, 3) where it is none."""
     image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return np.zeros((0, 0, 3), np.uint8) if image is None else np.ascontiguousarray(image[..., ::-1])
+    return np.zeros((0, 0, 3), np.uint8) if image is None else np.ascontiguousarray(image[..., ::-1], np.uint8)
 
 
 def way_to_next_grip(positions: np.ndarray, tokens: np.ndarray) -> np.ndarray:

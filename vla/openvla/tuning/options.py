@@ -149,7 +149,7 @@ class TuneOptions:
             raise ValueError("expected at least one step, sample, part of a step, and steps between checkpoints")
         if self.batch_size % self.accumulate:
             raise ValueError(
-                f"expected a batch size that {self.accumulate} parts divide, found {self.batch_size}; change one of them"
+                f"expected a batch size that {self.accumulate} parts divide, found {self.batch_size}; change one"
             )
         if self.dtype not in ("bf16", "fp32"):
             raise ValueError(f"expected dtype bf16 or fp32, found {self.dtype!r}")
