@@ -93,8 +93,8 @@ class AdaptedModel:
 
     def changes(self) -> Iterator[Change]:
         """What the adapters add to each published tensor."""
-        layers: Iterator[tuple[str, Any]] = self.model.named_modules()
-        for name, layer in layers:
+        for name, module in self.model.named_modules():
+            layer: Any = module  # peft's layers take the place of torch's
             if hasattr(layer, "lora_A") and _ADAPTER in layer.lora_A:
                 published, part = published_name(name)
                 down, up = (matrix[_ADAPTER].weight.detach().float() for matrix in (layer.lora_A, layer.lora_B))
