@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.vla.openvla.tiny import Shape, make_tensors, write_checkpoint
 
-SMALL = Shape(side=112, dino=64, siglip=64, siglip_mlp=96, text=64, text_mlp=128, layers=3, depth=4)
+SMALL = Shape(side=112, dino=64, siglip=64, siglip_mlp=96, text=128, text_mlp=256, layers=3, depth=4)
 LANGUAGE_HEADS = 4
 SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1 and 2, as Llama's
 
