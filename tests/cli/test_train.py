@@ -17,6 +17,7 @@ from tests.vla.synthetic import write_episode
 
 @pytest.mark.slow
 @pytest.mark.gl
+@pytest.mark.timeout(900)  # six commands, each of which loads torch
 def test_an_openvla_checkpoint_is_tuned_on_expert_episodes_and_drives_one_that_replays(tmp_path: Path) -> None:
     collected = vla(
         *("collect", "--out", str(tmp_path / "data"), "--tasks", "reach", "--episodes", "4"),

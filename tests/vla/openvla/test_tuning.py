@@ -313,6 +313,13 @@ def test_a_resumed_run_is_bit_for_bit_the_unbroken_one(
         assert first == second
 
 
+def test_frozen_weights_in_bfloat16_train_float32_adapters(folder: Path, recorded: Path, tmp_path: Path) -> None:
+    summary = tune(options(folder, recorded, tmp_path, dtype="bf16", steps=30, learning_rate=5e-3), encode)
+    assert summary.last_loss < 0.8 * summary.first_loss
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["adapters"]
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+
+
 def test_steps_behind_the_checkpoint_are_done_again(folder: Path, recorded: Path, tmp_path: Path) -> None:
     tune(options(folder, recorded, tmp_path, steps=3), encode)
     before = steps(tmp_path)
