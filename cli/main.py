@@ -30,7 +30,7 @@ COMMANDS = {
     "query": "find episodes by what happened in them",
     "serve": "serve a policy over websockets, to openpi clients and to other machines",
     "collect": "record expert episodes with labels to train on",
-    "train": "train the compact VLA on recorded episodes",
+    "train": "train the compact VLA, or fine-tune OpenVLA with LoRA, on recorded episodes and LeRobotDatasets",
     "up": "start the stack as ROS 2 nodes: simulated, on a robot, or from a recorded episode",
     "latency": "write a recorded episode's latencies as a trace to run others with",
     "bench": "measure a part of the stack beside a reference",

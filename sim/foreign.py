@@ -53,6 +53,8 @@ class ForeignAccess:
     """For openvla:PATH and openvla-oft:PATH: the camera that the model sees."""
     policy_rate_hz: int = 0
     """For openvla:PATH and openvla-oft:PATH: actions a second of that data set; 0 for the stack's own."""
+    openvla_center_crop: float = 1.0
+    """For openvla:PATH: share of the picture's area that is kept around the middle; 0.9 if trained with crops."""
     oft_head: Literal["l1", "tokens"] = "l1"
     """For openvla-oft:PATH: the head that it was trained with."""
     oft_horizon: int = 8
@@ -234,7 +236,8 @@ def _rt2(path: Path, access: ForeignAccess) -> ForeignPolicy:
 
 
 def _openvla(path: Path, access: ForeignAccess) -> ForeignPolicy:
-    return OpenVLAChoice.read(path, access.unnorm_key, access.policy_camera, access.policy_rate_hz)
+    crop = None if access.openvla_center_crop == 1.0 else access.openvla_center_crop
+    return OpenVLAChoice.read(path, access.unnorm_key, access.policy_camera, access.policy_rate_hz, crop)
 
 
 def _openvla_oft(path: Path, access: ForeignAccess) -> ForeignPolicy:

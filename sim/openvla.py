@@ -31,6 +31,7 @@ class OpenVLAChoice:
         unnorm_key: Data set whose statistics un-normalize.
         camera: Which camera the model sees.
         rate_hz: Actions per second of that data set; 0 for the stack's.
+        center_crop: Share of the picture's area that is kept around the middle; None for all.
     """
 
     folder: Path
@@ -38,9 +39,10 @@ class OpenVLAChoice:
     unnorm_key: str
     camera: str
     rate_hz: int
+    center_crop: float | None = None
 
     @classmethod
-    def read(cls, folder: Path, unnorm_key: str, camera: str, rate_hz: int) -> Self:
+    def read(cls, folder: Path, unnorm_key: str, camera: str, rate_hz: int, center_crop: float | None = None) -> Self:
         """Read what lies beside the weights.
 
         Raises:
@@ -52,7 +54,9 @@ class OpenVLAChoice:
                 f"{folder}: expected an OpenVLA checkpoint, found files of OpenVLA-OFT; choose openvla-oft:{folder}"
             )
         config.statistics_of(unnorm_key)
-        return cls(folder, config, unnorm_key, camera, rate_hz)
+        if center_crop is not None and not 0.0 < center_crop <= 1.0:
+            raise CheckpointError(f"expected a share of the area in (0, 1] as centre crop, found {center_crop}")
+        return cls(folder, config, unnorm_key, camera, rate_hz, center_crop)
 
     @property
     def weights(self) -> Path:
@@ -91,6 +95,7 @@ class OpenVLAChoice:
             unnorm_key=self.unnorm_key,
             rate_hz=config.action_spec.rate_hz,
             camera=self.camera,
+            center_crop=self.center_crop,
             device=device,
             dtype=dtype,
         )

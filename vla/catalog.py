@@ -98,6 +98,7 @@ def build_openvla(
     unnorm_key: str,
     rate_hz: int,
     camera: str,
+    center_crop: float | None = None,
     device: str = "cpu",
     dtype: str = "bf16",
 ) -> Policy:
@@ -108,6 +109,7 @@ def build_openvla(
         unnorm_key: Data set whose statistics un-normalize.
         rate_hz: Actions per second of that data set.
         camera: Which camera the model sees.
+        center_crop: Share of the picture's area that is kept, for models trained with random crops; None for all.
         device: ``cpu`` or ``cuda``.
         dtype: ``bf16`` or ``fp32``.
 
@@ -116,7 +118,14 @@ def build_openvla(
     """
     from vla.openvla.policy import OpenVLAOptions, OpenVLAPolicy
 
-    options = OpenVLAOptions(statistics_key=unnorm_key, rate_hz=rate_hz, camera=camera, device=device, dtype=dtype)
+    options = OpenVLAOptions(
+        statistics_key=unnorm_key,
+        rate_hz=rate_hz,
+        camera=camera,
+        device=device,
+        dtype=dtype,
+        center_crop=center_crop,
+    )
     return OpenVLAPolicy.load(folder, options)
 
 

@@ -12,7 +12,9 @@ from sim.other_goals import SUFFIX, label_folder, label_other_goals
 from sim.rollout import ExpertSource, Teaching, run_episode
 from sim.stack import StackConfig
 from sim.teaching import BurstNoise
-from vla.training.dataset import PackedDataset, Source, split_dataset
+from vla.training.dataset import PackedDataset
+from vla.training.sources import Source
+from vla.training.split import split_dataset
 
 
 @pytest.fixture(scope="module")

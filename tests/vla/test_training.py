@@ -18,17 +18,14 @@ from vla.catalog import policy_factory
 from vla.compact.policy import CompactPolicy
 from vla.process import PolicyProcess, ProcessMode
 from vla.training.augment import Augmentation, augmented_batch, plain_batch, shift_image
-from vla.training.dataset import (
-    EpisodeError,
-    PackedDataset,
-    Source,
-    read_array,
-    split_dataset,
-    way_to_next_grip,
-)
+from vla.training.checkpoints import EvaluationPlan, Rollouts
+from vla.training.dataset import PackedDataset
 from vla.training.loss import SoftLabelLoss
 from vla.training.options import TrainOptions
+from vla.training.sources import EpisodeError, Source, way_to_next_grip
+from vla.training.split import split_dataset
 from vla.training.train import train
+from vla.training.zarr_source import read_array
 
 TINY = {
     "stem_width": 8,
@@ -253,6 +250,25 @@ def test_train_writes_a_policy_that_runs_in_its_own_process(recorded: Path, tmp_
         (arrival,) = process.poll()
     assert np.array_equal(arrival.chunk.tokens, expected.tokens)
     assert arrival.chunk.spec_hash == process.spec.hash
+
+
+def test_checkpoints_are_rolled_out_where_they_are_due(recorded: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, str, tuple[str, ...]]] = []
+
+    def evaluate(policy: Path, step: int, tasks: tuple[str, ...]) -> Rollouts:
+        calls.append((step, CompactPolicy.load(policy).spec.hash, tasks))
+        return Rollouts(10, 3 + len(calls), 0.1, 0.7)
+
+    summary = train(options(recorded, tmp_path, evaluation=EvaluationPlan(2, evaluate)))
+    assert [step for step, _, _ in calls] == [2, 4, 6]
+    assert {spec for _, spec, _ in calls} == {toy_spec().hash}
+    assert all(task.startswith("pick_") for task in calls[0][2])
+    assert summary.rollouts == Rollouts(10, 6, 0.1, 0.7)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["rollouts"]["successes"] for entry in logged if "rollouts" in entry] == [4, 5, 6]
+    assert "6/10 episodes succeeded (10 to 70%)" in (summary.policy / "README.md").read_text()
+    with pytest.raises(ValueError, match="expected one step or more between evaluations, found 0"):
+        EvaluationPlan(0, evaluate)
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:

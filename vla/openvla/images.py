@@ -76,13 +76,22 @@ class ImageProcessor:
 
     def __call__(self, images: Sequence[ImageArray]) -> Tensor:
         """Pictures (H, W, 3) uint8 RGB to (batch, 3 towers, side, side) float32."""
-        resized = np.stack([self._resize(image) for image in images]).astype(np.float32) / np.float32(255.0)
+        return self.normalized(np.stack([self.resized(image) for image in images]))
+
+    def normalized(self, pictures: ImageArray) -> Tensor:
+        """Resized pictures (batch, side, side, 3) uint8 to (batch, 3 towers, side, side) float32."""
+        scaled = pictures.astype(np.float32) / np.float32(255.0)
         channels = [
-            (resized - tower.mean.astype(np.float32)) / tower.std.astype(np.float32) for tower in self._constants
+            (scaled - tower.mean.astype(np.float32)) / tower.std.astype(np.float32) for tower in self._constants
         ]
         return torch.from_numpy(np.concatenate(channels, axis=-1)).permute(0, 3, 1, 2).contiguous()
 
-    def _resize(self, image: ImageArray) -> ImageArray:
+    def resized(self, image: ImageArray) -> ImageArray:
+        """One picture (H, W, 3) uint8 RGB to (side, side, 3), cropped if so chosen.
+
+        Raises:
+            ValueError: Another shape or type.
+        """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"expected pictures of shape (H, W, 3) uint8, found {image.shape} {image.dtype}")
         size = (self.side, self.side)

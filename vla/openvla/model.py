@@ -106,6 +106,36 @@ class OpenVLAModel(nn.Module):
         )
         return out.logits.float()
 
+    def target_logits(
+        self, pixels: Tensor, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Float32 logits (all target ids, vocabulary) of each target id after what stands before it (teacher forcing).
+
+        Those of the first sample come first. The head is computed at these places only, which saves most of the
+        memory of a batch.
+
+        Args:
+            pixels: (batch, 3 towers, side, side).
+            prompts: Ids of each prompt, with BOS first.
+            targets: Ids that follow each prompt, one or more.
+        """
+        if not all(targets):
+            raise ValueError("expected one target id or more for each prompt, found none")
+        read = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
+        embeddings, mask, positions = self._inputs(pixels, read)
+        hidden = self.language.model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        patches = embeddings.shape[1] - max(len(ids) for ids in read)
+        rows = [row for row, target in enumerate(targets) for _ in target]
+        # What a place says is the id that follows it.
+        places = [
+            patches + len(prompt) - 1 + number
+            for prompt, target in zip(prompts, targets, strict=True)
+            for number in range(len(target))
+        ]
+        return self.language.lm_head(hidden[rows, places]).float()
+
     @torch.inference_mode()
     def decode(self, pixels: Tensor, prompts: Sequence[Sequence[int]], count: int) -> Decoded:
         """Write ``count`` action tokens for each prompt.

@@ -208,8 +208,12 @@ class ActionMapping:
         if not np.isfinite(actions).all():
             row, dim = np.argwhere(~np.isfinite(actions))[0]
             raise MappingError(f"{self.key}: row {row}, {spec.names[dim]}: expected a finite value")
+        return self.in_units(actions)
+
+    def in_units(self, values: FloatArray) -> FloatArray:
+        """Foreign values (..., dims) as actions in the spec's units."""
         scale = np.array(self.scale) if self.scale else 1.0
-        return actions * scale + (np.array(self.offset) if self.offset else 0.0)
+        return values * scale + (np.array(self.offset) if self.offset else 0.0)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ def write_card(summary: TrainSummary, options: TrainOptions, config: CompactConf
     episodes = Counter(entry.task for entry in data.episodes if entry.other == 0)
     tasks = "\n".join(f"| {task} | {episodes[task]} | {frames} |" for task, frames in sorted(data.tasks().items()))
     sources = "\n".join(
-        f"- `{Path(*source.path.parts[-2:])}`, weight {source.weight:g}, "
+        f"- `{Path(*source.path.parts[-2:])}`, "
+        f"{f'weight {source.weight:g}' if source.share is None else f'{100 * source.share:g}% of the frames'}, "
         f"{'successful episodes only' if source.successes_only else 'all episodes'}"
         for source in options.sources
     )
@@ -41,6 +42,8 @@ def write_card(summary: TrainSummary, options: TrainOptions, config: CompactConf
         "init_from": options.init_from.name if options.init_from else None,
         "model": dict(options.model),
     }
+    if summary.rollouts is not None:
+        measures += f"\n\nIn simulation: {summary.rollouts.describe()}."
     text = f"""# Compact vision-language-action policy
 
 Two {config.image_size}x{config.image_size} cameras ({", ".join(config.cameras)}), an instruction and

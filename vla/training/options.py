@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vla.training.augment import Augmentation
-from vla.training.dataset import Source
+from vla.training.checkpoints import EvaluationPlan, Rollouts
+from vla.training.sources import Source
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,11 @@ class TrainOptions:
     """Options of :func:`vla.training.train.train`.
 
     Attributes:
-        sources: Folders of episodes with weights.
+        sources: Folders of episodes and data sets, with weights.
         out: Run folder: checkpoint, log, and the policy under ``policy/``.
         cache: Folder of the packed frames; shared by runs on the same episodes.
         minutes: Training time. The learning rate follows it, so a busy machine trains fewer steps, not worse.
-        max_steps: Stop after so many steps instead of by time; for tests.
+        max_steps: Stop after so many steps instead of by time; the learning rate follows them then.
         resume: Continue the run in ``out`` from its checkpoint.
         init_from: Policy folder whose weights and vocabulary the run starts from.
         seed: Seed of weights and batches.
@@ -45,6 +46,7 @@ class TrainOptions:
         processes: Processes that train together, each on a batch of its own; one for each free core.
         checkpoint_minutes: Time between checkpoints.
         evaluate_minutes: Time between measurements on held-out frames.
+        evaluation: Rollouts at checkpoints; None for none.
         quiet: No progress bar.
     """
 
@@ -78,6 +80,7 @@ class TrainOptions:
     processes: int = 1
     checkpoint_minutes: float = 2.0
     evaluate_minutes: float = 4.0
+    evaluation: EvaluationPlan | None = None
     quiet: bool = False
 
 
@@ -118,6 +121,7 @@ class TrainSummary:
         frames: Frames that could be drawn.
         episodes: Episodes that could be drawn.
         measures: Final quality on held-out scenes, None without held-out scenes.
+        rollouts: The last evaluation in simulation, None without any.
     """
 
     policy: Path
@@ -127,3 +131,4 @@ class TrainSummary:
     frames: int
     episodes: int
     measures: Measures | None
+    rollouts: Rollouts | None

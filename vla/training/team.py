@@ -21,7 +21,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from vla.training.options import TrainOptions
 
-_TIMEOUT = timedelta(minutes=10)  # the leader may be measuring meanwhile
+_TIMEOUT = timedelta(hours=1)  # the leader may be measuring, or rolling out in simulation, meanwhile
 
 
 class Team:

@@ -27,10 +27,12 @@ from vla.compact.language import WordVocabulary, plain
 from vla.compact.model import CompactModel
 from vla.training.augment import Batch, augmented_batch, plain_batch
 from vla.training.card import write_card
-from vla.training.dataset import PackedDataset, Split, split_dataset
+from vla.training.checkpoints import EvaluationPlan, Rollouts
+from vla.training.dataset import PackedDataset
 from vla.training.loss import SoftLabelLoss, goal_loss, measure
 from vla.training.optimizer import MasterWeights
 from vla.training.options import Measures, TrainOptions, TrainSummary
+from vla.training.split import Split, split_dataset
 from vla.training.team import Team, gathered
 
 STATE_STD_FLOOR = 0.01
@@ -84,6 +86,7 @@ class _Run:
             model.load_state_dict(weights)
         self.model = MasterWeights(model, options, team)
         self.step, self.seconds, self.part_samples = 0, 0.0, 0
+        self.rollouts: Rollouts | None = None
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["weights"])
             self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
@@ -165,6 +168,10 @@ class _Run:
                 if self.seconds - saved > 60 * options.checkpoint_minutes:
                     self._write_checkpoint()
                     saved = self.seconds
+                if options.evaluation is not None and options.evaluation.due(self.step):
+                    self._write_checkpoint()
+                    self._roll_out(options.evaluation, progress, log)
+                    saved, last = self.seconds, time.monotonic()
                 if self.seconds - evaluated > 60 * options.evaluate_minutes:
                     measures = self._evaluate(progress)
                     self._log(log, losses, measures, started)
@@ -248,6 +255,14 @@ class _Run:
         )
         return result
 
+    def _roll_out(self, plan: EvaluationPlan, progress: Progress, log: Any) -> None:
+        """Run the checkpoint's policy in simulation; the other members of the team wait meanwhile."""
+        tasks = tuple(sorted(self.data.tasks()))
+        self.rollouts = plan.evaluate(self.options.out / "policy", self.step, tasks)
+        progress.console.print(f"step {self.step}  {self.rollouts.describe()}")
+        log.write(json.dumps({"step": self.step, "rollouts": dataclasses.asdict(self.rollouts)}) + "\n")
+        log.flush()
+
     def _log(self, log: Any, losses: list[float], measures: Measures | None, started: float) -> None:
         entry = {
             "step": self.step,
@@ -299,6 +314,7 @@ class _Run:
             frames=len(self.split.train),
             episodes=self.split.episodes,
             measures=measures,
+            rollouts=self.rollouts,
         )
 
     def _progress(self) -> Progress:

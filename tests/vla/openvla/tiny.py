@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,18 +30,35 @@ STATISTICS = {
 Tensors = dict[str, Tensor]
 
 
-def make_tensors(seed: int = 0) -> Tensors:
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a checkpoint: side of its pictures, widths, depths."""
+
+    side: int = SIDE
+    dino: int = DINO_WIDTH
+    siglip: int = SIGLIP_WIDTH
+    siglip_mlp: int = 40
+    text: int = TEXT_WIDTH
+    text_mlp: int = 80
+    layers: int = LAYERS
+    depth: int = DEPTH
+
+
+TINY = Shape()
+
+
+def make_tensors(seed: int = 0, shape: Shape = TINY) -> Tensors:
     """Every tensor of the published layout, the unused ones too."""
     generator = torch.Generator().manual_seed(seed)
     tensors: Tensors = {}
 
-    def put(name: str, *shape: int, scale: float = 0.25, offset: float = 0.0) -> None:
-        tensors[name] = torch.randn(shape, generator=generator) * scale + offset
+    def put(name: str, *size: int, scale: float = 0.25, offset: float = 0.0) -> None:
+        tensors[name] = torch.randn(size, generator=generator) * scale + offset
 
-    patches = (SIDE // PATCH) ** 2
+    patches = (shape.side // PATCH) ** 2
     for prefix, width, mlp, dino in (
-        ("vision_backbone.featurizer", DINO_WIDTH, 4 * DINO_WIDTH, True),
-        ("vision_backbone.fused_featurizer", SIGLIP_WIDTH, 40, False),
+        ("vision_backbone.featurizer", shape.dino, 4 * shape.dino, True),
+        ("vision_backbone.fused_featurizer", shape.siglip, shape.siglip_mlp, False),
     ):
         put(f"{prefix}.patch_embed.proj.weight", width, 3, PATCH, PATCH, scale=0.05)
         put(f"{prefix}.patch_embed.proj.bias", width)
@@ -50,7 +68,7 @@ def make_tensors(seed: int = 0) -> Tensors:
             put(f"{prefix}.reg_token", 1, REGISTERS, width)
         else:
             put(f"{prefix}.attn_pool.latent", 1, 1, width)
-        for block in range(DEPTH):
+        for block in range(shape.depth):
             start = f"{prefix}.blocks.{block}"
             for norm in ("norm1", "norm2"):
                 put(f"{start}.{norm}.weight", width, offset=1.0)
@@ -68,35 +86,36 @@ def make_tensors(seed: int = 0) -> Tensors:
                 put(f"{start}.ls2.scale_factor", width, offset=0.5)
         put(f"{prefix}.norm.weight", width, offset=1.0)
         put(f"{prefix}.norm.bias", width)
-    fused = DINO_WIDTH + SIGLIP_WIDTH
-    for number, (rows, columns) in enumerate(
-        ((4 * fused, fused), (TEXT_WIDTH, 4 * fused), (TEXT_WIDTH, TEXT_WIDTH)), 1
-    ):
+    fused, text, text_mlp = shape.dino + shape.siglip, shape.text, shape.text_mlp
+    for number, (rows, columns) in enumerate(((4 * fused, fused), (text, 4 * fused), (text, text)), 1):
         put(f"projector.fc{number}.weight", rows, columns, scale=0.1)
         put(f"projector.fc{number}.bias", rows)
-    put("language_model.model.embed_tokens.weight", VOCABULARY, TEXT_WIDTH)
-    put("language_model.lm_head.weight", VOCABULARY, TEXT_WIDTH)
-    put("language_model.model.norm.weight", TEXT_WIDTH, offset=1.0)
-    for layer in range(LAYERS):
+    put("language_model.model.embed_tokens.weight", VOCABULARY, text)
+    put("language_model.lm_head.weight", VOCABULARY, text)
+    put("language_model.model.norm.weight", text, offset=1.0)
+    for layer in range(shape.layers):
         start = f"language_model.model.layers.{layer}"
         for name, rows, columns in (
-            ("self_attn.q_proj", TEXT_WIDTH, TEXT_WIDTH),
-            ("self_attn.k_proj", TEXT_WIDTH, TEXT_WIDTH),
-            ("self_attn.v_proj", TEXT_WIDTH, TEXT_WIDTH),
-            ("self_attn.o_proj", TEXT_WIDTH, TEXT_WIDTH),
-            ("mlp.gate_proj", 80, TEXT_WIDTH),
-            ("mlp.up_proj", 80, TEXT_WIDTH),
-            ("mlp.down_proj", TEXT_WIDTH, 80),
+            ("self_attn.q_proj", text, text),
+            ("self_attn.k_proj", text, text),
+            ("self_attn.v_proj", text, text),
+            ("self_attn.o_proj", text, text),
+            ("mlp.gate_proj", text_mlp, text),
+            ("mlp.up_proj", text_mlp, text),
+            ("mlp.down_proj", text, text_mlp),
         ):
             put(f"{start}.{name}.weight", rows, columns)
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            put(f"{start}.{norm}.weight", TEXT_WIDTH, offset=1.0)
-        put(f"{start}.self_attn.rotary_emb.inv_freq", TEXT_WIDTH // 8)
+            put(f"{start}.{norm}.weight", text, offset=1.0)
+        put(f"{start}.self_attn.rotary_emb.inv_freq", text // 8)
     return tensors
 
 
-def write_checkpoint(folder: Path, tensors: Tensors) -> Path:
-    """The published files: two shards with an index, configuration, preprocessing."""
+def write_checkpoint(folder: Path, tensors: Tensors, shape: Shape = TINY, language_heads: int = 0) -> Path:
+    """The published files: two shards with an index, configuration, preprocessing.
+
+    Without ``language_heads`` the configuration says nothing of them, as the published one does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(tensors)
     shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
@@ -104,14 +123,15 @@ def write_checkpoint(folder: Path, tensors: Tensors) -> Path:
         save_file({name: tensors[name].contiguous() for name in members}, folder / file)
     weight_map = {name: file for file, members in shards.items() for name in members}
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+    text_config = {"model_type": "llama", "pad_token_id": 32000, "vocab_size": VOCABULARY}
     config = {
         "model_type": "openvla",
         "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
         "use_fused_vision_backbone": True,
-        "image_sizes": [SIDE, SIDE],
+        "image_sizes": [shape.side, shape.side],
         "n_action_bins": 256,
         "pad_to_multiple_of": 64,
-        "text_config": {"model_type": "llama", "pad_token_id": 32000, "vocab_size": VOCABULARY},
+        "text_config": text_config | ({"num_attention_heads": language_heads} if language_heads else {}),
         "norm_stats": STATISTICS,
     }
     write_json(folder / "config.json", config)

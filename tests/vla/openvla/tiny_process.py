@@ -8,10 +8,18 @@ from vla.openvla.oft.policy import OFTRegressionPolicy, OFTTokenPolicy, load_oft
 from vla.openvla.policy import OpenVLAOptions, OpenVLAPolicy
 
 
-def build(folder: str, unnorm_key: str, rate_hz: int, camera: str, device: str, dtype: str) -> OpenVLAPolicy:
+def build(
+    folder: str, unnorm_key: str, rate_hz: int, camera: str, center_crop: float | None, device: str, dtype: str
+) -> OpenVLAPolicy:
     """What the policy process calls."""
     options = OpenVLAOptions(
-        statistics_key=unnorm_key, rate_hz=rate_hz, camera=camera, device=device, dtype="fp32", heads=HEADS
+        statistics_key=unnorm_key,
+        rate_hz=rate_hz,
+        camera=camera,
+        device=device,
+        dtype="fp32",
+        heads=HEADS,
+        center_crop=center_crop,
     )
     return OpenVLAPolicy.load(folder, options, encode=encode)
 
