@@ -2,135 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks import random_openvla
+from benchmarks.random_openvla import KEY, STATISTICS, VOCABULARY, Sizes, Tensors, write_json
 from vla.openvla.towers import Heads
 
-SIDE, PATCH, VOCABULARY = 42, 14, 32064
+__all__ = ["KEY", "STATISTICS", "VOCABULARY", "Tensors", "write_json"]
+
+SIDE, PATCH = 42, 14
 DINO_WIDTH, SIGLIP_WIDTH, TEXT_WIDTH = 32, 24, 48
 DEPTH, LAYERS, REGISTERS = 3, 2, 4
 HEADS = Heads(towers=(2, 3), language=4)
-KEY = "bridge_orig"
-STATISTICS = {
-    KEY: {
-        "action": {
-            "q01": [-0.03, -0.04, -0.03, -0.08, -0.09, -0.2, 0.0],
-            "q99": [0.03, 0.04, 0.04, 0.08, 0.08, 0.2, 1.0],
-            "mask": [True] * 6 + [False],
-        }
-    }
-}
-Tensors = dict[str, Tensor]
+SIZES = Sizes(
+    side=SIDE,
+    patch=PATCH,
+    dino=DINO_WIDTH,
+    dino_mlp=4 * DINO_WIDTH,
+    siglip=SIGLIP_WIDTH,
+    siglip_mlp=40,
+    depth=DEPTH,
+    registers=REGISTERS,
+    text=TEXT_WIDTH,
+    text_mlp=80,
+    layers=LAYERS,
+    heads=4,
+    scale=0.25,
+)
 
 
 def make_tensors(seed: int = 0) -> Tensors:
     """Every tensor of the published layout, the unused ones too."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors: Tensors = {}
-
-    def put(name: str, *shape: int, scale: float = 0.25, offset: float = 0.0) -> None:
-        tensors[name] = torch.randn(shape, generator=generator) * scale + offset
-
-    patches = (SIDE // PATCH) ** 2
-    for prefix, width, mlp, dino in (
-        ("vision_backbone.featurizer", DINO_WIDTH, 4 * DINO_WIDTH, True),
-        ("vision_backbone.fused_featurizer", SIGLIP_WIDTH, 40, False),
-    ):
-        put(f"{prefix}.patch_embed.proj.weight", width, 3, PATCH, PATCH, scale=0.05)
-        put(f"{prefix}.patch_embed.proj.bias", width)
-        put(f"{prefix}.pos_embed", 1, patches, width)
-        if dino:
-            put(f"{prefix}.cls_token", 1, 1, width)
-            put(f"{prefix}.reg_token", 1, REGISTERS, width)
-        else:
-            put(f"{prefix}.attn_pool.latent", 1, 1, width)
-        for block in range(DEPTH):
-            start = f"{prefix}.blocks.{block}"
-            for norm in ("norm1", "norm2"):
-                put(f"{start}.{norm}.weight", width, offset=1.0)
-                put(f"{start}.{norm}.bias", width)
-            for name, rows, columns in (
-                ("attn.qkv", 3 * width, width),
-                ("attn.proj", width, width),
-                ("mlp.fc1", mlp, width),
-                ("mlp.fc2", width, mlp),
-            ):
-                put(f"{start}.{name}.weight", rows, columns)
-                put(f"{start}.{name}.bias", rows)
-            if dino:
-                put(f"{start}.ls1.scale_factor", width, offset=0.5)
-                put(f"{start}.ls2.scale_factor", width, offset=0.5)
-        put(f"{prefix}.norm.weight", width, offset=1.0)
-        put(f"{prefix}.norm.bias", width)
-    fused = DINO_WIDTH + SIGLIP_WIDTH
-    for number, (rows, columns) in enumerate(
-        ((4 * fused, fused), (TEXT_WIDTH, 4 * fused), (TEXT_WIDTH, TEXT_WIDTH)), 1
-    ):
-        put(f"projector.fc{number}.weight", rows, columns, scale=0.1)
-        put(f"projector.fc{number}.bias", rows)
-    put("language_model.model.embed_tokens.weight", VOCABULARY, TEXT_WIDTH)
-    put("language_model.lm_head.weight", VOCABULARY, TEXT_WIDTH)
-    put("language_model.model.norm.weight", TEXT_WIDTH, offset=1.0)
-    for layer in range(LAYERS):
-        start = f"language_model.model.layers.{layer}"
-        for name, rows, columns in (
-            ("self_attn.q_proj", TEXT_WIDTH, TEXT_WIDTH),
-            ("self_attn.k_proj", TEXT_WIDTH, TEXT_WIDTH),
-            ("self_attn.v_proj", TEXT_WIDTH, TEXT_WIDTH),
-            ("self_attn.o_proj", TEXT_WIDTH, TEXT_WIDTH),
-            ("mlp.gate_proj", 80, TEXT_WIDTH),
-            ("mlp.up_proj", 80, TEXT_WIDTH),
-            ("mlp.down_proj", TEXT_WIDTH, 80),
-        ):
-            put(f"{start}.{name}.weight", rows, columns)
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            put(f"{start}.{norm}.weight", TEXT_WIDTH, offset=1.0)
-        put(f"{start}.self_attn.rotary_emb.inv_freq", TEXT_WIDTH // 8)
-    return tensors
+    return random_openvla.make_tensors(SIZES, seed)
 
 
 def write_checkpoint(folder: Path, tensors: Tensors) -> Path:
-    """The published files: two shards with an index, configuration, preprocessing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = sorted(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for file, members in shards.items():
-        save_file({name: tensors[name].contiguous() for name in members}, folder / file)
-    weight_map = {name: file for file, members in shards.items() for name in members}
-    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-    config = {
-        "model_type": "openvla",
-        "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
-        "use_fused_vision_backbone": True,
-        "image_sizes": [SIDE, SIDE],
-        "n_action_bins": 256,
-        "pad_to_multiple_of": 64,
-        "text_config": {"model_type": "llama", "pad_token_id": 32000, "vocab_size": VOCABULARY},
-        "norm_stats": STATISTICS,
-    }
-    write_json(folder / "config.json", config)
-    constants = [
-        {"mean": [0.484375, 0.455078125, 0.40625], "std": [0.228515625, 0.2236328125, 0.224609375]},
-        {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-    ]
-    preprocessor = {
-        "image_resize_strategy": "resize-naive",
-        "means": [[0.485, 0.456, 0.406], [0.5, 0.5, 0.5]],
-        "stds": [[0.229, 0.224, 0.225], [0.5, 0.5, 0.5]],
-        "tvf_normalize_params": constants,
-    }
-    write_json(folder / "preprocessor_config.json", preprocessor)
-    return folder
-
-
-def write_json(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data), encoding="utf-8")
+    """The published files."""
+    return random_openvla.write_checkpoint(folder, tensors, SIDE)
 
 
 # ------------------------------------------------------------------------------------ the reference network
