@@ -146,7 +146,7 @@ class FastDecoder:
             # Even the words were computed before; the last one is asked again for what follows from it.
             again = [row[len(tail) - 1 : len(tail) + guessed] for row, tail in zip(words, request.tails, strict=True)]
             where = Where.scattered(ends, int(ends.max()) + 1)
-            return llama.normed(llama(torch.stack(again), ends, where, cache)), 0, 0
+            return llama(torch.stack(again), ends, where, cache, ends - ends[:, :1]), 0, 0
         assert embedded is not None
         embedded = embedded.to(words[0].dtype)
         if seen is not None:
@@ -160,11 +160,10 @@ class FastDecoder:
         rows = [torch.cat(parts) for parts in zip(leads, embedded, words, strict=True)]
         x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         if llama.prune_layer:
-            hidden, dropped = llama.pruned(x, lengths, patch_columns, cache)
-            return llama.normed(_at(hidden, ends - dropped)), request.patches, dropped
+            hidden, dropped = llama.pruned(x, lengths, patch_columns, cache, ends)
+            return hidden, request.patches, dropped
         where = Where.straight(batch, 0, x.shape[1], device)
-        hidden = llama(x, where.columns, where, cache)
-        return llama.normed(_at(hidden, ends)), request.patches, 0
+        return llama(x, where.columns, where, cache, ends), request.patches, 0
 
     def _some(
         self,
@@ -183,8 +182,7 @@ class FastDecoder:
         places = first + torch.arange(text.shape[1], device=text.device)
         x, columns = torch.cat((patches, text), dim=1), torch.cat((columns, places), dim=1)
         where = Where.scattered(columns, int(columns.max()) + 1)
-        hidden = llama(x, columns, where, cache)
-        return llama.normed(_at(hidden, patches.shape[1] + ends - first))
+        return llama(x, columns, where, cache, patches.shape[1] + ends - first)
 
     def _words(self, ids: Sequence[Sequence[int]], draft: Tensor | None) -> list[Tensor]:
         """Embeddings of each row's ids and, behind them, of the guessed tokens."""
@@ -252,8 +250,3 @@ def _agreed(tokens: Tensor, draft: Tensor) -> int:
     """How many guessed tokens, from the first on, are right in every row."""
     right = (tokens[:, :-1] == draft).all(dim=0)
     return int(right.long().cumprod(dim=0).sum())
-
-
-def _at(hidden: Tensor, places: Tensor) -> Tensor:
-    """Hidden states (batch, places, width) at some places of each row."""
-    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))

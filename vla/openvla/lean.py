@@ -134,20 +134,30 @@ class LeanLlama(nn.Module):
 
     # ------------------------------------------------------------------------------------ causal, with a cache
 
-    def forward(self, x: Tensor, positions: Tensor, where: Where, cache: StaticCache, first: int = 0) -> Tensor:
-        """Hidden states (batch, positions, width), before the final norm, of the layers from ``first`` on.
+    def forward(
+        self, x: Tensor, positions: Tensor, where: Where, cache: StaticCache, asking: Tensor, first: int = 0
+    ) -> Tensor:
+        """Normed hidden states (batch, asking, width) after the layers from ``first`` on.
 
         Args:
             x: (batch, positions, width).
             positions: (batch, positions) in the sequence.
             where: Their columns.
             cache: Holds what they see besides themselves; takes what they add.
+            asking: (batch, asking) places in ``x`` whose hidden states are wanted: the last layer computes only what
+                they need.
             first: Layer to begin with.
         """
         turns = self.turns(positions)
-        for index in range(first, len(self.layers)):
+        last = len(self.layers) - 1
+        for index in range(first, last):
             x, _, _ = self._causal(index, x, turns, where, cache)
-        return x
+        queries, keys, values = self._project(last, x, turns)
+        seen, told = cache.put(last, keys, values, where)
+        asked = queries.gather(2, asking[:, None, :, None].expand(-1, self.heads, -1, self.size))
+        mask = torch.arange(where.stop, device=x.device) <= where.columns.gather(1, asking)[:, None, :, None]
+        out = self._attend(asked, seen, told, mask, causal=False)
+        return self.normed(self._after(last, _at(x, asking), out))
 
     def step(self, x: Tensor, positions: Tensor, where: Where, later: Where, cache: StaticCache) -> Tensor:
         """Normed hidden states of a few positions behind a prompt, through all layers.
@@ -164,7 +174,9 @@ class LeanLlama(nn.Module):
             x, _, _ = self._causal(index, x, turns, where if index < self.prune_layer else later, cache)
         return self.normed(x)
 
-    def pruned(self, x: Tensor, lengths: Tensor, patches: Tensor, cache: StaticCache) -> tuple[Tensor, int]:
+    def pruned(
+        self, x: Tensor, lengths: Tensor, patches: Tensor, cache: StaticCache, asking: Tensor
+    ) -> tuple[Tensor, int]:
         """All layers over a whole prompt, without the patches that its last word looks at least (FastV).
 
         "An Image is Worth 1/2 Tokens After Layer 2", https://arxiv.org/abs/2403.06764: ranked by attention, averaged
@@ -175,9 +187,10 @@ class LeanLlama(nn.Module):
             lengths: (batch,) positions of each prompt; what stands behind is guessed or padding.
             patches: (batch, patches) positions of the patches.
             cache: Takes what they add; in later layers the columns close up.
+            asking: (batch, asking) positions behind the patches whose hidden states are wanted.
 
         Returns:
-            Hidden states (batch, positions left, width), and how many patches are not among them.
+            Normed hidden states (batch, asking, width), and how many patches were dropped.
         """
         batch, count, _ = x.shape
         where = Where.straight(batch, 0, count, x.device)
@@ -190,9 +203,8 @@ class LeanLlama(nn.Module):
         seen = torch.arange(count, device=x.device) < lengths[:, None]
         score = self._looks(last, keys, seen)
         left, dropped = self._left(score, patches, count)
-        x = x.gather(1, left[..., None].expand(-1, -1, self.width))
         where = Where.straight(batch, 0, left.shape[1], x.device)
-        return self.forward(x, left, where, cache, self.prune_layer), dropped
+        return self.forward(_at(x, left), left, where, cache, asking - dropped, self.prune_layer), dropped
 
     # ------------------------------------------------------------------------------------ all see all
 
@@ -215,10 +227,10 @@ class LeanLlama(nn.Module):
             if index + 1 == self.prune_layer:
                 asked = queries.gather(2, asking[:, None, :, None].expand(-1, self.heads, -1, self.size))
                 left, dropped = self._left(self._looks(asked, keys, real), patches, count)
-                x = x.gather(1, left[..., None].expand(-1, -1, self.width))
+                x = _at(x, left)
                 turns, real = self.turns(left), real.gather(1, left)
                 asking = asking - dropped  # they stand behind all patches
-        return self.normed(x.gather(1, asking[..., None].expand(-1, -1, self.width)))
+        return self.normed(_at(x, asking))
 
     # ------------------------------------------------------------------------------------ parts
 
@@ -294,3 +306,8 @@ class LeanLlama(nn.Module):
         stays.scatter_(1, patches.gather(1, best), True)
         left = stays.nonzero()[:, 1].view(len(score), -1)
         return left, patches.shape[1] - kept
+
+
+def _at(x: Tensor, places: Tensor) -> Tensor:
+    """(batch, positions, width) at some places (batch, places) of each row."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))

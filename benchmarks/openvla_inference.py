@@ -1,0 +1,376 @@
+"""OpenVLA on one thread with each option for speed, beside ``transformers``' own ``generate`` with the same weights.
+
+A random checkpoint in the published layout, asked about the pictures of a recorded episode. Random weights say how fast
+an option is and how far it moves what the network computes; what that does to a trained policy they cannot say.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
+
+from benchmarks.random_openvla import Sizes, encode, make_tensors, write_checkpoint
+from controllers.types import FloatArray, Observation
+from episodes.reader import open_episode
+from sim.assembly import default_config
+from sim.rollout import ExpertSource, run_episode
+from vla.openvla.checkpoint import Checkpoint
+from vla.openvla.fast import FastDecoder
+from vla.openvla.images import ImageProcessor
+from vla.openvla.model import Decoded, OpenVLAModel, load_model, with_action_prompt
+from vla.openvla.policy import PROMPT
+from vla.openvla.published import CheckpointError
+from vla.openvla.speed import InferenceOptions, Layout, Weights
+from vla.openvla.towers import Heads
+from vla.process.timing import LatencySummary, RequestTiming
+
+SIZES = Sizes(
+    side=224,
+    patch=14,
+    dino=192,
+    dino_mlp=768,
+    siglip=192,
+    siglip_mlp=768,
+    depth=4,
+    registers=4,
+    text=512,
+    text_mlp=1408,
+    layers=8,
+    heads=8,
+)
+HEADS = Heads(towers=(3, 3), language=8)
+TOKENS = 7
+BATCH = 4
+_EXACT = InferenceOptions(static_cache=True, action_head=True)
+_PRUNED = replace(_EXACT, prune_layer=2, keep=0.5)
+_TEXT_FIRST = replace(_EXACT, layout=Layout.TEXT_FIRST)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One option.
+
+    Attributes:
+        option: What is on, and the precision.
+        speedup: Of the whole request, pictures to tokens, against fp32 without options.
+        language_speedup: The same for the language model's part alone.
+        p50_ms: Of the whole request.
+        p95_ms: Likewise.
+        action_error: Mean absolute difference of the normalized actions from fp32 without options.
+        largest_error: The largest; the range is 2.
+        token_agreement: Share of equal tokens.
+        visual_tokens: Computed by the language model, on average.
+        prefill_ms: Median.
+        decode_ms: Median.
+    """
+
+    option: str
+    speedup: float
+    language_speedup: float
+    p50_ms: float
+    p95_ms: float
+    action_error: float
+    largest_error: float
+    token_agreement: float
+    visual_tokens: float
+    prefill_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVLAResult:
+    """``speedup_vs_generate_*`` compare seven tokens from the same embeddings: the exact options in float32."""
+
+    parameters: int
+    context: int
+    frames: int
+    speedup_vs_generate_nocache: float
+    speedup_vs_generate_cache: float
+    speedup_vs_generate_cache_bf16: float
+    generate_nocache_ms: float
+    generate_cache_ms: float
+    tokens_equal_generate: float
+    latency: LatencySummary
+    options: tuple[Row, ...]
+    unavailable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Pictures of an episode and the prompt."""
+
+    pixels: tuple[Tensor, ...]
+    prompt: tuple[int, ...]
+
+
+@dataclass
+class _Runner:
+    """One decoder and what it did: milliseconds by repeat and frame, tokens by frame."""
+
+    name: str
+    decoder: FastDecoder
+    batch: int = 1
+    forgetful: bool = False
+
+    def __post_init__(self) -> None:
+        self.timings: list[list[RequestTiming]] = []
+        self.tokens: list[Tensor] = []
+
+    def begin(self) -> None:
+        """A new run through the episode."""
+        self.decoder.reset()
+        self.timings.append([])
+        self.tokens = []
+
+    def ask(self, frames: _Frames, index: int) -> None:
+        """One request; a batch asks about this picture and the next ones."""
+        if self.forgetful:
+            self.decoder.reset()
+        count = len(frames.pixels)
+        pixels = torch.cat([frames.pixels[(index + k) % count] for k in range(self.batch)])
+        started = time.perf_counter()
+        answer = self.decoder.decode(pixels, [frames.prompt] * self.batch, TOKENS)
+        total = (time.perf_counter() - started) * 1e3
+        self.timings[-1].append(_each(answer, total, self.batch))
+        self.tokens.append(answer.tokens[0])
+
+    def cheapest(self, part: str) -> FloatArray:
+        """(frames,) the cheapest of the repeats."""
+        values = [[_part(timing, part) for timing in repeat] for repeat in self.timings[1:]]
+        return np.array(values).min(axis=0)
+
+
+def _each(answer: Decoded, total_ms: float, batch: int) -> RequestTiming:
+    stages = answer.stages
+    parts = (stages.vision_ms, stages.prefill_ms, stages.decode_ms, total_ms)
+    return RequestTiming(stages.visual_tokens, *(part / batch for part in parts))
+
+
+def _part(timing: RequestTiming, part: str) -> float:
+    match part:
+        case "total":
+            return timing.total_ms
+        case "language":
+            return timing.prefill_ms + timing.decode_ms
+        case "prefill":
+            return timing.prefill_ms
+        case _:
+            return timing.decode_ms
+
+
+def measure(frames: int, repeats: int) -> OpenVLAResult:
+    """Measure on one thread of the processor.
+
+    Args:
+        frames: Pictures of the episode, one control step of the policy apart.
+        repeats: Runs through them that count; the cheapest of each picture stands, since others use the machine too.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_checkpoint(Path(folder) / "checkpoint", make_tensors(SIZES), SIZES.side)
+        seen, levels = _frames(Path(folder), checkpoint, frames)
+        models = {name: _model(checkpoint, dtype) for name, dtype in _DTYPES.items()}
+        runners = _runners(checkpoint, models, levels)
+    references = {name: _Reference(model) for name, model in models.items()}
+    with torch.inference_mode():
+        embedded = {name: _embeddings(model, seen) for name, model in models.items()}
+        equal = _equal_tokens(models["fp32"].language, embedded["fp32"], runners[0], seen)
+        for _ in range(repeats + 1):  # the first is warm-up
+            for runner in runners:
+                runner.begin()
+            for index in range(frames):
+                references["fp32"].ask(embedded["fp32"][index], cached=False)
+                for name, reference in references.items():
+                    reference.ask(embedded[name][index], cached=True)
+                for runner in runners:
+                    runner.ask(seen, index)
+    base, exact = runners[0], _named(runners, f"fp32 {_EXACT.label}")
+    fresh = _named(runners, f"fp32 {_TEXT_FIRST.label} from scratch")
+    # Another layout is another network: it is compared with itself, computed from scratch.
+    rows = [_row(runner, base, fresh if _TEXT_FIRST.label in runner.name else base) for runner in runners]
+    language = np.median(exact.cheapest("language"))
+    nocache, cache = (references["fp32"].cheapest(cached) for cached in (False, True))
+    bf16 = _named(runners, f"bf16 {_EXACT.label}").cheapest("language")
+    return OpenVLAResult(
+        parameters=sum(p.numel() for p in models["fp32"].parameters()),
+        context=int(embedded["fp32"][0].shape[1]),
+        frames=frames,
+        speedup_vs_generate_nocache=float(nocache / language),
+        speedup_vs_generate_cache=float(cache / language),
+        speedup_vs_generate_cache_bf16=float(references["bf16"].cheapest(True) / np.median(bf16)),
+        generate_nocache_ms=nocache,
+        generate_cache_ms=cache,
+        tokens_equal_generate=equal,
+        latency=LatencySummary.of([timing for repeat in exact.timings[1:] for timing in repeat]),
+        options=tuple(rows),
+        unavailable=_unavailable(),
+    )
+
+
+def _model(checkpoint: Path, dtype: torch.dtype) -> OpenVLAModel:
+    return load_model(Checkpoint(checkpoint), dtype=dtype, heads=HEADS)
+
+
+def _frames(folder: Path, checkpoint: Path, count: int) -> tuple[_Frames, Tensor]:
+    """Record an episode of the expert, and take its first pictures."""
+    outcome = run_episode("pick_up", 2_000_000, ExpertSource(), default_config(), out_dir=folder / "episode")
+    episode = open_episode(folder / "episode" / outcome.episode)
+    available = len(episode.observations.stamp_ns)
+    if available < count:
+        raise ValueError(f"expected at most {available} pictures, as the episode has, found {count}; lower --frames")
+    images = ImageProcessor.load(checkpoint, SIZES.side, 2)
+    observations: list[Observation] = [episode.observation(index) for index in range(count)]
+    pixels = tuple(images([observation.images["workspace"]]) for observation in observations)
+    text = PROMPT.format(instruction=observations[0].instruction.strip().lower())
+    return _Frames(pixels, tuple(with_action_prompt(encode(text)))), images.levels
+
+
+def _runners(checkpoint: Path, models: dict[str, OpenVLAModel], levels: Tensor) -> list[_Runner]:
+    """Every option; models of fewer bits are loaded for themselves, since they give their own layers up."""
+
+    def make(dtype: str, options: InferenceOptions, batch: int = 1, note: str = "", forgetful: bool = False) -> _Runner:
+        own = options.weights is not Weights.FULL
+        model = _model(checkpoint, _DTYPES[dtype]) if own else models[dtype]
+        name = " ".join(part for part in (dtype, options.label, note) if part)
+        return _Runner(name, FastDecoder(model, options, levels), batch, forgetful)
+
+    return [
+        make("fp32", InferenceOptions()),
+        make("fp32", InferenceOptions(static_cache=True)),
+        make("fp32", InferenceOptions(action_head=True)),
+        make("fp32", _EXACT),
+        make("fp32", replace(_EXACT, speculate=True)),
+        make("fp32", _EXACT, BATCH, f"batch of {BATCH}"),
+        make("fp32", _TEXT_FIRST, note="from scratch", forgetful=True),
+        make("fp32", _TEXT_FIRST),
+        make("fp32", _PRUNED),
+        make("fp32", replace(_EXACT, reuse=1.0)),
+        make("fp32", replace(_EXACT, reuse=4.0)),
+        make("fp32", replace(_EXACT, weights=Weights.INT8)),
+        make("bf16", InferenceOptions()),
+        make("bf16", _EXACT),
+        make("bf16", replace(_EXACT, speculate=True)),
+        make("bf16", _PRUNED),
+        make("bf16", replace(_EXACT, weights=Weights.INT8)),
+        make("bf16", replace(_PRUNED, weights=Weights.INT8)),
+        make("bf16", replace(_EXACT, weights=Weights.INT4)),
+    ]
+
+
+def _named(runners: Sequence[_Runner], name: str) -> _Runner:
+    return next(runner for runner in runners if runner.name == name)
+
+
+def _row(runner: _Runner, base: _Runner, exact: _Runner) -> Row:
+    """A row: speed beside ``base``, tokens beside ``exact``."""
+    expected, found = torch.stack(exact.tokens), torch.stack(runner.tokens)
+    error = np.abs(_actions(found) - _actions(expected))
+    timings = [timing for repeat in runner.timings[1:] for timing in repeat]
+    p50, p95 = np.percentile([timing.total_ms for timing in timings], [50, 95])
+    return Row(
+        option=runner.name,
+        speedup=float(np.median(base.cheapest("total")) / np.median(runner.cheapest("total"))),
+        language_speedup=float(np.median(base.cheapest("language")) / np.median(runner.cheapest("language"))),
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        action_error=float(error.mean()),
+        largest_error=float(error.max()),
+        token_agreement=float((found == expected).float().mean()),
+        visual_tokens=float(np.mean([timing.visual_tokens for timing in timings])),
+        prefill_ms=float(np.median(runner.cheapest("prefill"))),
+        decode_ms=float(np.median(runner.cheapest("decode"))),
+    )
+
+
+def _actions(tokens: Tensor) -> FloatArray:
+    """Normalized actions of action ids: the centres of 255 bins over [-1, 1], highest id first."""
+    index = np.clip(31_999 - tokens.numpy(), 0, 254)
+    return (2.0 * index + 1.0) / 255.0 - 1.0
+
+
+# ------------------------------------------------------------------------------------ the reference
+
+
+class _ActionsOnly(LogitsProcessor):
+    """Lets action ids through, so that ``generate`` chooses among what we choose among."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        masked = torch.full_like(scores, float("-inf"))
+        masked[:, 31_744:32_000] = scores[:, 31_744:32_000]
+        return masked
+
+
+class _Reference:
+    """``LlamaForCausalLM.generate`` from embeddings, any id, as many tokens."""
+
+    def __init__(self, model: OpenVLAModel) -> None:
+        self._language = model.language
+        self._milliseconds: dict[bool, list[list[float]]] = {False: [], True: []}
+        self._asked: dict[tuple[bool, int], int] = {}
+
+    def ask(self, embeddings: Tensor, *, cached: bool) -> None:
+        """Time one request."""
+        started = time.perf_counter()
+        _generate(self._language, embeddings, cached=cached)
+        took = (time.perf_counter() - started) * 1e3
+        key = (cached, id(embeddings))
+        repeat = self._asked[key] = self._asked.get(key, -1) + 1
+        runs = self._milliseconds[cached]
+        while len(runs) <= repeat:
+            runs.append([])
+        runs[repeat].append(took)
+
+    def cheapest(self, cached: bool) -> float:
+        """Median over the pictures of the cheapest of the repeats, without the first, ms."""
+        return float(np.median(np.array(self._milliseconds[cached][1:]).min(axis=0)))
+
+
+def _generate(
+    language: LlamaForCausalLM, embeddings: Tensor, *, cached: bool, only: LogitsProcessorList | None = None
+) -> Tensor:
+    config = GenerationConfig(
+        max_new_tokens=TOKENS, do_sample=False, use_cache=cached, eos_token_id=None, pad_token_id=0, bos_token_id=1
+    )
+    mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
+    return language.generate(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        inputs_embeds=embeddings, attention_mask=mask, generation_config=config, logits_processor=only
+    )
+
+
+def _embeddings(model: OpenVLAModel, frames: _Frames) -> list[Tensor]:
+    words = model.language.model.embed_tokens(torch.tensor([frames.prompt]))
+    patches = [model.patches(pixels).to(words.dtype) for pixels in frames.pixels]
+    return [torch.cat((words[:, :1], seen, words[:, 1:]), dim=1) for seen in patches]
+
+
+def _equal_tokens(
+    language: LlamaForCausalLM, embeddings: Sequence[Tensor], runner: _Runner, frames: _Frames
+) -> float:
+    """Share of our tokens without options that ``generate`` writes, too, when it may write action ids only."""
+    only = LogitsProcessorList([_ActionsOnly()])
+    shares: list[float] = []
+    for pixels, context in zip(frames.pixels, embeddings, strict=True):
+        theirs = _generate(language, context, cached=True, only=only)
+        ours = runner.decoder.decode(pixels, [frames.prompt], TOKENS).tokens
+        shares.append(float((ours == theirs).float().mean()))
+    return float(np.mean(shares))
+
+
+def _unavailable() -> tuple[str, ...]:
+    """Options that this device cannot run, as they say it themselves."""
+    refused: list[str] = []
+    for options in (InferenceOptions(cuda_graphs=True), InferenceOptions(weights=Weights.FP8)):
+        try:
+            options.check_device("cpu")
+        except CheckpointError as error:
+            refused.append(str(error))
+    return tuple(refused)
