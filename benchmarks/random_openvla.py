@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 VOCABULARY = 32064
+ACTION_IDS = slice(31_744, 32_000)
 KEY = "bridge_orig"
 STATISTICS = {
     KEY: {
@@ -44,6 +45,7 @@ class Sizes:
         layers: Its layers.
         heads: Its attention heads.
         scale: Standard deviation of the matrices; None for that which keeps the size of what they are multiplied with.
+        smooth: Bins over which rows of action ids are alike, as training makes them; 0 draws each for itself.
     """
 
     side: int
@@ -59,6 +61,7 @@ class Sizes:
     layers: int
     heads: int
     scale: float | None = None
+    smooth: float = 0.0
 
 
 def make_tensors(sizes: Sizes, seed: int = 0) -> Tensors:
@@ -73,7 +76,17 @@ def make_tensors(sizes: Sizes, seed: int = 0) -> Tensors:
         make.put(f"projector.fc{number}.weight", rows, columns, scale=None if sizes.scale is None else 0.1)
         make.put(f"projector.fc{number}.bias", rows, scale=0.25)
     make.language()
+    if sizes.smooth:
+        for name in ("model.embed_tokens", "lm_head"):
+            _smooth(make.tensors[f"language_model.{name}.weight"][ACTION_IDS], sizes.smooth)
     return make.tensors
+
+
+def _smooth(rows: Tensor, bins: float) -> None:
+    """Mix each row with its neighbours, in place, and keep the size of its numbers."""
+    place = torch.arange(len(rows), dtype=rows.dtype)
+    weights = torch.exp(-0.5 * ((place[:, None] - place) / bins) ** 2)
+    rows.copy_(weights / weights.square().sum(dim=1, keepdim=True).sqrt() @ rows)
 
 
 class _Maker:

@@ -12,6 +12,7 @@ from sim.stack import StackConfig
 from vla.catalog import policy_factory
 from vla.openvla.oft.declared import is_oft
 from vla.openvla.published import CheckpointConfig, CheckpointError, action_spec, read_config, text_vocabulary
+from vla.openvla.speed import InferenceOptions
 from vla.preflight.checks import compare
 from vla.preflight.contract import contract_of_spec
 from vla.preflight.findings import PreflightError
@@ -31,6 +32,7 @@ class OpenVLAChoice:
         unnorm_key: Data set whose statistics un-normalize.
         camera: Which camera the model sees.
         rate_hz: Actions per second of that data set; 0 for the stack's.
+        inference: What is done for speed.
     """
 
     folder: Path
@@ -38,9 +40,12 @@ class OpenVLAChoice:
     unnorm_key: str
     camera: str
     rate_hz: int
+    inference: InferenceOptions = InferenceOptions()
 
     @classmethod
-    def read(cls, folder: Path, unnorm_key: str, camera: str, rate_hz: int) -> Self:
+    def read(
+        cls, folder: Path, unnorm_key: str, camera: str, rate_hz: int, inference: InferenceOptions | None = None
+    ) -> Self:
         """Read what lies beside the weights.
 
         Raises:
@@ -52,12 +57,17 @@ class OpenVLAChoice:
                 f"{folder}: expected an OpenVLA checkpoint, found files of OpenVLA-OFT; choose openvla-oft:{folder}"
             )
         config.statistics_of(unnorm_key)
-        return cls(folder, config, unnorm_key, camera, rate_hz)
+        return cls(folder, config, unnorm_key, camera, rate_hz, inference or InferenceOptions())
 
     @property
     def weights(self) -> Path:
         """The folder of its weights."""
         return self.folder
+
+    @property
+    def label(self) -> str:
+        """What is done for speed, for the log."""
+        return self.inference.label
 
     def configure(self, config: StackConfig) -> StackConfig:
         """The stack with the checkpoint's action spec, one row a chunk, and its tokenizer."""
@@ -84,7 +94,12 @@ class OpenVLAChoice:
             raise PreflightError(f"{OPENVLA}:{self.folder}", findings)
 
     def factory(self, config: StackConfig, device: str, dtype: str) -> PolicyFactory:
-        """How it is built."""
+        """How it is built.
+
+        Raises:
+            CheckpointError: The device cannot do what is to be done for speed.
+        """
+        self.inference.check_device(device)
         return policy_factory(
             OPENVLA,
             folder=str(self.folder),
@@ -93,6 +108,7 @@ class OpenVLAChoice:
             camera=self.camera,
             device=device,
             dtype=dtype,
+            inference=self.inference,
         )
 
     def _spec(self, config: StackConfig) -> ActionSpec:

@@ -26,6 +26,7 @@ from sim.rollout import ExpertSource, PolicySource
 from sim.stack import StackConfig
 from vla.catalog import DEFAULT_COMPACT_WEIGHTS, policy_factory
 from vla.process import PolicyFactory, PolicyProcess, ProcessMode, RestartOptions, SupervisedPolicy
+from vla.process.timing import RequestTiming
 
 EXPERT = "expert"
 BLIND_EXPERT = "blind_expert"
@@ -208,6 +209,11 @@ class CompactSource:
             else (PolicyProcess(factory, choice.mode, threads=choice.threads))
         )
         self._client.start()
+
+    @property
+    def timings(self) -> tuple[RequestTiming, ...]:
+        """Where the time of the newest requests went."""
+        return tuple(self._client.timings)
 
     def check(self, config: StackConfig) -> None:
         """Refuse a stack that decodes other tokens than the policy emits.

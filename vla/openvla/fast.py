@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from vla.openvla.lean import LeanLlama, StaticCache, Where
 from vla.openvla.model import Decoded, OpenVLAModel
 from vla.openvla.seen import SeenPatches
 from vla.openvla.speed import InferenceOptions, Layout
-from vla.openvla.stages import Stages, Stopwatch
+from vla.stopwatch import Clock, Stages, Stopwatch
 
 _ROOM = 64  # caches are allocated in steps of so many columns
 
@@ -57,19 +58,22 @@ class _Memory:
 class FastDecoder:
     """Decodes like :meth:`OpenVLAModel.decode`, faster. Each row of a batch is a stream of pictures of its own."""
 
-    def __init__(self, model: OpenVLAModel, options: InferenceOptions, levels: Tensor) -> None:
+    def __init__(
+        self, model: OpenVLAModel, options: InferenceOptions, levels: Tensor, clock: Clock = time.perf_counter
+    ) -> None:
         """Prepare the network; with fewer bits a weight, it gives its own layers up.
 
         Args:
             model: The network.
             options: What is done for speed.
             levels: (channels,) 8-bit levels in one unit of each channel of the pixels.
+            clock: Times the stages.
 
         Raises:
             CheckpointError: The options do not fit the device or the network.
         """
         options.check_device(str(model.device))
-        self._model, self._options, self._levels = model, options, levels
+        self._model, self._options, self._levels, self._clock = model, options, levels, clock
         self._llama = LeanLlama(model.language, options) if options.lean else None
         self._memory: _Memory | None = None
         self._cache: StaticCache | None = None
@@ -93,9 +97,9 @@ class FastDecoder:
         """
         model, llama = self._model, self._llama
         if llama is None:
-            return model.decode(pixels, prompts, count, action_head=self._options.action_head)
+            return model.decode(pixels, prompts, count, action_head=self._options.action_head, clock=self._clock)
         model.check_inputs(pixels, prompts)
-        watch = Stopwatch(model.device)
+        watch = Stopwatch(model.device, self._clock)
         request = _Prompts.of(prompts, model.patch_count, self._options.layout)
         cache = self._room(len(prompts), request, count)
         memory = self._memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -12,8 +13,8 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 from vla.openvla.checkpoint import Checkpoint, TensorSource
 from vla.openvla.published import CheckpointError
-from vla.openvla.stages import Stages, Stopwatch
 from vla.openvla.towers import Dino, Heads, Placing, Siglip, load_language, load_tower
+from vla.stopwatch import Clock, Stages, Stopwatch
 
 # Llama's id of the empty piece that training put before the action; the model was never asked without it.
 ACTION_PROMPT_ID = 29871
@@ -118,7 +119,13 @@ class OpenVLAModel(nn.Module):
 
     @torch.inference_mode()
     def decode(
-        self, pixels: Tensor, prompts: Sequence[Sequence[int]], count: int, *, action_head: bool = False
+        self,
+        pixels: Tensor,
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        *,
+        action_head: bool = False,
+        clock: Clock = time.perf_counter,
     ) -> Decoded:
         """Write ``count`` action tokens for each prompt.
 
@@ -130,12 +137,13 @@ class OpenVLAModel(nn.Module):
             prompts: Ids of each prompt, with BOS first.
             count: Tokens for each.
             action_head: Compute the action ids' scores only.
+            clock: Times the stages.
 
         Raises:
             ValueError: Prompts that do not belong to the pictures.
         """
         self.check_inputs(pixels, prompts)
-        watch = Stopwatch(self.device)
+        watch = Stopwatch(self.device, clock)
         patches = self.patches(pixels)
         vision_ms = watch.lap()
         embeddings, mask, positions = self._inputs(patches, prompts)

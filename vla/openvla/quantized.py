@@ -35,6 +35,9 @@ class Int8Linear(nn.Module):
     is torchao's ``Int8DynamicActivationInt8WeightConfig``.
     """
 
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         """Round (outputs, inputs)."""
         super().__init__()
@@ -52,13 +55,16 @@ class Int8Linear(nn.Module):
         count = len(small)
         if small.is_cuda and count < _CUDA_ROWS:
             small = F.pad(small, (0, 0, 0, _CUDA_ROWS - count))
-        sums = torch._int_mm(small, self.weight.t())[:count]  # pyright: ignore[reportCallIssue]
+        sums = torch._int_mm(small, self.weight.t())[:count]  # pyright: ignore[reportPrivateImportUsage]
         out = sums.float().mul_(step).mul_(self.scale)
         return out.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
 class Int4Linear(nn.Module):
     """4-bit weights, a scale and a zero for each group of :data:`INT4_GROUP` inputs; activations in bfloat16."""
+
+    weight: Tensor
+    scales: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         """Round (outputs, inputs).
@@ -94,6 +100,9 @@ class Int4Linear(nn.Module):
 class Fp8Linear(nn.Module):
     """e4m3 weights with a scale for each output, e4m3 activations with a scale for each position."""
 
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         """Round (outputs, inputs)."""
         super().__init__()
@@ -105,7 +114,7 @@ class Fp8Linear(nn.Module):
         """(..., inputs) to (..., outputs)."""
         rows = x.reshape(-1, x.shape[-1])
         step, small = _to_fp8(rows)
-        out = torch._scaled_mm(  # pyright: ignore[reportCallIssue]
+        out = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
             small, self.weight.t(), scale_a=step, scale_b=self.scale, out_dtype=torch.bfloat16
         )
         return out.to(x.dtype).reshape(*x.shape[:-1], -1)

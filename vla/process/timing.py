@@ -69,7 +69,9 @@ class LatencySummary:
         if not timings:
             raise ValueError("expected at least one request, found none")
         parts = {
-            item.name: Percentiles(*(float(q) for q in np.percentile([getattr(t, item.name) for t in timings], (50, 95))))
+            item.name: Percentiles(
+                *(float(q) for q in np.percentile([getattr(t, item.name) for t in timings], (50, 95)))
+            )
             for item in fields(RequestTiming)
         }
         return LatencySummary(len(timings), **parts)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+Clock = Callable[[], float]
+"""Seconds since some moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +25,9 @@ class Stages:
 class Stopwatch:
     """Reads the clock when everything that was asked of the device is done."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
         """Start."""
-        self._device = device
+        self._device, self._clock = device, clock
         self._last = self._now()
 
     def lap(self) -> float:
@@ -35,4 +39,4 @@ class Stopwatch:
     def _now(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return self._clock()
