@@ -98,8 +98,8 @@ class _Maker:
 
     def put(self, name: str, *shape: int, scale: float | None, offset: float = 0.0) -> None:
         """One tensor; without a scale, the one that keeps the size of what it is multiplied with."""
-        scale = shape[-1] ** -0.5 if scale is None else scale
-        self.tensors[name] = torch.randn(shape, generator=self._generator) * scale + offset
+        size = float(shape[-1]) ** -0.5 if scale is None else scale
+        self.tensors[name] = torch.randn(shape, generator=self._generator) * size + offset
 
     def tower(self, prefix: str, width: int, mlp: int, *, dino: bool) -> None:
         """A vision tower."""

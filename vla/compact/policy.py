@@ -153,7 +153,7 @@ class CompactPolicy:
 
     @property
     def timing(self) -> RequestTiming | None:
-        """Where the time of the last request went: there is one pass, which counts as prefill; None before the first."""
+        """Where the time of the last request went, None before the first; its one pass counts as prefill."""
         return self._timing
 
     def reset(self) -> None:

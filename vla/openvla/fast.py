@@ -1,4 +1,4 @@
-"""Greedy decoding with the options of :mod:`vla.openvla.speed`; what they remember belongs to one stream of pictures."""
+"""Greedy decoding with the options of :mod:`vla.openvla.speed`. What they remember is of one stream of pictures."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class FastDecoder:
         """
         options.check_device(str(model.device))
         self._model, self._options, self._levels, self._clock = model, options, levels, clock
-        self._llama = LeanLlama(model.language, options) if options.lean else None
+        self.llama = LeanLlama(model.language, options) if options.lean else None
         self._memory: _Memory | None = None
         self._cache: StaticCache | None = None
         self._graph: StepGraph | None = None
@@ -95,7 +95,7 @@ class FastDecoder:
         Raises:
             ValueError: Prompts that do not belong to the pictures, or longer ones than the network has places for.
         """
-        model, llama = self._model, self._llama
+        model, llama = self._model, self.llama
         if llama is None:
             return model.decode(pixels, prompts, count, action_head=self._options.action_head, clock=self._clock)
         model.check_inputs(pixels, prompts)
@@ -239,7 +239,7 @@ class FastDecoder:
 
     def _room(self, batch: int, request: _Prompts, count: int) -> StaticCache:
         """The cache, allocated anew where it does not fit."""
-        llama = self._llama
+        llama = self.llama
         assert llama is not None
         needed = int(request.lengths(torch.device("cpu")).max()) + count
         if needed > llama.longest:

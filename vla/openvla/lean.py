@@ -109,7 +109,7 @@ class LeanLlama(nn.Module):
         """
         super().__init__()
         config = language.config
-        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.heads, self.key_heads = int(config.num_attention_heads), int(config.num_key_value_heads or 0)
         self.size, self.width = config.hidden_size // self.heads, config.hidden_size
         self.eps = float(config.rms_norm_eps)
         source = language.model.layers
