@@ -66,6 +66,8 @@ class Row:
         option: What is on, and the precision.
         speedup: Of the whole request, pictures to tokens, against fp32 without options.
         language_speedup: The same for the language model's part alone.
+        vs_generate_nocache: That part against ``generate`` in the row's precision, the whole sequence for each token.
+        vs_generate_cache: The same with its cache.
         p50_ms: Of the whole request.
         p95_ms: Likewise.
         action_error: Mean absolute difference of the normalized actions from fp32 without options.
@@ -79,6 +81,8 @@ class Row:
     option: str
     speedup: float
     language_speedup: float
+    vs_generate_nocache: float
+    vs_generate_cache: float
     p50_ms: float
     p95_ms: float
     action_error: float
@@ -90,7 +94,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenVLAResult:
+class OpenVLASummary:
     """``speedup_vs_generate_*`` compare seven tokens from the same embeddings, with the options that change no token
     and remember nothing (static_cache, action_head), in the policy's own precision, bf16, on both sides; ``fp32_*``
     the same in float32. ``latency`` is of whole requests in bf16, pictures included. ``action_change`` is how far the
@@ -112,8 +116,15 @@ class OpenVLAResult:
     tokens_equal_generate: float
     action_change: float
     latency: LatencySummary
-    options: tuple[Row, ...]
     unavailable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All of it."""
+
+    summary: OpenVLASummary
+    options: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,7 @@ def _part(timing: RequestTiming, part: str) -> float:
             return timing.decode_ms
 
 
-def measure(frames: int, repeats: int) -> OpenVLAResult:
+def measure(frames: int, repeats: int) -> Measured:
     """Measure on one thread of the processor.
 
     Args:
@@ -211,13 +222,16 @@ def measure(frames: int, repeats: int) -> OpenVLAResult:
     base, exact = runners[0], _named(runners, f"fp32 {_EXACT.label}")
     fresh = _named(runners, f"fp32 {_TEXT_FIRST.label} from scratch")
     # Another layout is another network: it is compared with itself, computed from scratch.
-    rows = [_row(runner, base, fresh if _TEXT_FIRST.label in runner.name else base) for runner in runners]
+    rows = [
+        _row(runner, base, fresh if _TEXT_FIRST.label in runner.name else base, references[runner.name[:4]])
+        for runner in runners
+    ]
     language = np.median(exact.cheapest("language"))
     nocache, cache = (references["fp32"].cheapest(cached) for cached in (False, True))
     usual = _named(runners, f"bf16 {_EXACT.label}")
     bf16 = np.median(usual.cheapest("language"))
     bf16_nocache, bf16_cache = (references["bf16"].cheapest(cached) for cached in (False, True))
-    return OpenVLAResult(
+    summary = OpenVLASummary(
         parameters=sum(p.numel() for p in models["fp32"].parameters()),
         context=references["fp32"].ids.shape[1],
         frames=frames,
@@ -232,9 +246,9 @@ def measure(frames: int, repeats: int) -> OpenVLAResult:
         tokens_equal_generate=equal,
         action_change=float(np.abs(np.diff(_actions(torch.stack(base.tokens)), axis=0)).mean()),
         latency=LatencySummary.of([timing for repeat in usual.timings[1:] for timing in repeat]),
-        options=tuple(rows),
         unavailable=_unavailable(),
     )
+    return Measured(summary, tuple(rows))
 
 
 def _model(checkpoint: Path, dtype: torch.dtype) -> OpenVLAModel:
@@ -277,6 +291,7 @@ def _runners(checkpoint: Path, models: dict[str, OpenVLAModel], levels: Tensor) 
         make("fp32", replace(_EXACT, reuse=1.0)),
         make("fp32", replace(_EXACT, reuse=4.0)),
         make("fp32", replace(_EXACT, weights=Weights.INT8)),
+        make("fp32", replace(_PRUNED, weights=Weights.INT8)),
         make("bf16", InferenceOptions()),
         make("bf16", _EXACT),
         make("bf16", replace(_EXACT, speculate=True)),
@@ -291,16 +306,19 @@ def _named(runners: Sequence[_Runner], name: str) -> _Runner:
     return next(runner for runner in runners if runner.name == name)
 
 
-def _row(runner: _Runner, base: _Runner, exact: _Runner) -> Row:
-    """A row: speed beside ``base``, tokens beside ``exact``."""
+def _row(runner: _Runner, base: _Runner, exact: _Runner, reference: _Reference) -> Row:
+    """A row: speed beside ``base`` and ``reference``, tokens beside ``exact``."""
     expected, found = torch.stack(exact.tokens), torch.stack(runner.tokens)
     error = np.abs(_actions(found) - _actions(expected))
     timings = [timing for repeat in runner.timings[1:] for timing in repeat]
+    language = np.median(runner.cheapest("language"))
     p50, p95 = np.percentile([timing.total_ms for timing in timings], [50, 95])
     return Row(
         option=runner.name,
         speedup=float(np.median(base.cheapest("total")) / np.median(runner.cheapest("total"))),
-        language_speedup=float(np.median(base.cheapest("language")) / np.median(runner.cheapest("language"))),
+        language_speedup=float(np.median(base.cheapest("language")) / language),
+        vs_generate_nocache=float(reference.cheapest(False) / language),
+        vs_generate_cache=float(reference.cheapest(True) / language),
         p50_ms=float(p50),
         p95_ms=float(p95),
         action_error=float(error.mean()),
