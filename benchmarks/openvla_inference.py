@@ -396,7 +396,7 @@ class _Reference:
             max_new_tokens=TOKENS, do_sample=False, use_cache=cached, eos_token_id=None, pad_token_id=0, bos_token_id=1
         )
         mask = torch.ones_like(self.ids)
-        written = self._language.generate(  # pyright: ignore[reportCallIssue]
+        written = self._language.generate(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
             self.ids, attention_mask=mask, generation_config=config, logits_processor=only
         )
         return written[:, self.ids.shape[1] :]  # pyright: ignore[reportArgumentType, reportCallIssue]
