@@ -1,8 +1,8 @@
 """Speed of the models on one thread.
 
 The compact VLA from pictures to tokens, for one observation with two 128 px cameras, beside the same network in
-float32, whose chunks are compared with those of the default precision. Then a random OpenVLA checkpoint with each option
-for speed, beside ``transformers``' ``generate`` with the same weights (``benchmarks/openvla_inference.py``).
+float32, whose chunks are compared with those of the default precision. Then a random OpenVLA checkpoint with each
+option for speed, beside ``transformers``' ``generate`` with the same weights (``benchmarks/openvla_inference.py``).
 """
 
 from __future__ import annotations
