@@ -128,7 +128,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class _Frames:
+class Frames:
     """Pictures of an episode and the prompt."""
 
     pixels: tuple[Tensor, ...]
@@ -157,7 +157,7 @@ class _Runner:
         self.timings.append([])
         self.tokens = []
 
-    def ask(self, frames: _Frames, index: int) -> None:
+    def ask(self, frames: Frames, index: int) -> None:
         """One request; a batch asks about this picture and the next ones."""
         if self.forgetful:
             self.decoder.reset()
@@ -207,7 +207,7 @@ def measure(frames: int, repeats: int) -> Measured:
         models = {name: _model(checkpoint, dtype) for name, dtype in _DTYPES.items()}
         runners = _runners(checkpoint, models, levels)
     with torch.inference_mode():
-        references = {name: _Reference(model, seen) for name, model in models.items()}
+        references = {name: GenerateReference(model, seen) for name, model in models.items()}
         equal = _equal_tokens(references["fp32"], runners[0], seen)
         for _ in range(repeats + 1):  # the first is warm-up
             for each in (*references.values(), *runners):
@@ -255,7 +255,7 @@ def _model(checkpoint: Path, dtype: torch.dtype) -> OpenVLAModel:
     return load_model(Checkpoint(checkpoint), dtype=dtype, heads=HEADS)
 
 
-def _frames(folder: Path, checkpoint: Path, count: int) -> tuple[_Frames, Tensor]:
+def _frames(folder: Path, checkpoint: Path, count: int) -> tuple[Frames, Tensor]:
     """Record an episode of the expert, and take the pictures of a policy that sees five a second."""
     outcome = run_episode("pick_up", 2_000_000, ExpertSource(), default_config(), out_dir=folder / "episode")
     episode = open_episode(folder / "episode" / outcome.episode)
@@ -266,7 +266,7 @@ def _frames(folder: Path, checkpoint: Path, count: int) -> tuple[_Frames, Tensor
     observations: list[Observation] = [episode.observation(_EVERY * index) for index in range(count)]
     pixels = tuple(images([observation.images["workspace"]]) for observation in observations)
     text = PROMPT.format(instruction=observations[0].instruction.strip().lower())
-    return _Frames(pixels, tuple(with_action_prompt(encode(text)))), images.levels
+    return Frames(pixels, tuple(with_action_prompt(encode(text)))), images.levels
 
 
 def _runners(checkpoint: Path, models: dict[str, OpenVLAModel], levels: Tensor) -> list[_Runner]:
@@ -306,7 +306,7 @@ def _named(runners: Sequence[_Runner], name: str) -> _Runner:
     return next(runner for runner in runners if runner.name == name)
 
 
-def _row(runner: _Runner, base: _Runner, exact: _Runner, reference: _Reference) -> Row:
+def _row(runner: _Runner, base: _Runner, exact: _Runner, reference: GenerateReference) -> Row:
     """A row: speed beside ``base`` and ``reference``, tokens beside ``exact``."""
     expected, found = torch.stack(exact.tokens), torch.stack(runner.tokens)
     error = np.abs(_actions(found) - _actions(expected))
@@ -348,14 +348,14 @@ class _ActionsOnly(LogitsProcessor):
         return masked
 
 
-class _Reference:
+class GenerateReference:
     """``LlamaForCausalLM.generate`` with a model's weights: any id, as many tokens.
 
     Given embeddings, ``generate`` of this release caches whatever it is told (it passes over single positions with
     ``use_cache=False``, too). So it is given ids, from a table of embeddings in whose last rows the patches are put.
     """
 
-    def __init__(self, model: OpenVLAModel, frames: _Frames) -> None:
+    def __init__(self, model: OpenVLAModel, frames: Frames) -> None:
         """Share the weights; the pictures are embedded once."""
         language = model.language
         with torch.device("meta"):
@@ -402,7 +402,7 @@ class _Reference:
         return written[:, self.ids.shape[1] :]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def _equal_tokens(reference: _Reference, runner: _Runner, frames: _Frames) -> float:
+def _equal_tokens(reference: GenerateReference, runner: _Runner, frames: Frames) -> float:
     """Share of our tokens that ``generate`` writes, too, with and without its cache."""
     shares: list[float] = []
     for index, pixels in enumerate(frames.pixels):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.openvla_inference import TOKENS, Frames, GenerateReference
 from sim.foreign import ForeignAccess, ForeignSource, choose_foreign
 from tests.vla.openvla.tiny import HEADS, KEY, SIDE, make_tensors, write_checkpoint
 from vla.openvla.checkpoint import Checkpoint
@@ -73,6 +74,17 @@ def test_exact_options_write_the_tokens_of_plain_decoding_single_and_in_batches(
             found = decoder.decode(seen, prompts, 7)
             assert_equal(found, model.decode(seen, prompts, 7))
             assert bool(found.action_mass.isnan().all()) == EXACT[name].action_head
+
+
+def test_plain_decoding_writes_what_generate_writes_with_and_without_its_cache(model: OpenVLAModel) -> None:
+    """The benchmark's reference, restricted to action ids."""
+    frames = Frames(tuple(pictures(seed) for seed in range(2)), tuple(PROMPTS[0]))
+    with torch.inference_mode():
+        reference = GenerateReference(model, frames)
+        for index, seen in enumerate(frames.pixels):
+            expected = model.decode(seen, PROMPTS[:1], TOKENS).tokens
+            for cached in (False, True):
+                assert torch.equal(reference.actions(index, cached=cached), expected)
 
 
 @given(stream=st.lists(st.integers(0, 2), min_size=1, max_size=5))
