@@ -15,7 +15,7 @@ from episodes.log_faults import LogReport
 from episodes.profile import LOSSLESS, LogOptions, camera_profile
 from episodes.results import EpisodeResult
 from sim.foreign import ForeignAccess, ForeignSource
-from sim.policies import PolicyChoice
+from sim.policies import CompactSource, PolicyChoice
 from sim.preflight import require_preflight
 from sim.realtime import Timing, run_episode_realtime
 from sim.remote import RemoteAccess
@@ -23,6 +23,7 @@ from sim.rollout import interruptible, run_episode
 from sim.tasks.catalog import get_task
 from vla.process import ProcessMode
 from vla.process.account import BoundaryAccount
+from vla.process.timing import LatencySummary
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Result:
     safety: dict[str, int]
     timing: Timing | None
     boundary: BoundaryAccount | None
+    inference: LatencySummary | None
 
 
 def main(options: Options) -> int:
@@ -135,9 +137,13 @@ def main(options: Options) -> int:
                     log=LogOptions(cameras),
                 )
         account = policy.account if isinstance(policy, ForeignSource) else None
+        timings = policy.timings if isinstance(policy, ForeignSource | CompactSource) else ()
     finally:
         policy.close()
+    inference = LatencySummary.of(timings) if timings else None
     _explain(outcome, timing, out, account)
+    if inference is not None:
+        console.print(f"policy, {inference.line()}", highlight=False)
     if options.json:
         print_json(
             Result(
@@ -150,6 +156,7 @@ def main(options: Options) -> int:
                 safety=dict(outcome.safety_ticks),
                 timing=timing,
                 boundary=account,
+                inference=inference,
             )
         )
     if timing is not None and timing.log.failure:

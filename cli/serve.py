@@ -107,7 +107,8 @@ def served_policy(options: Options) -> ServedPolicy:
         policy.check(config)
         factory = policy.factory(config, options.device, options.dtype)
         # It may remember its episode, and noise that it draws is its own: each client has a process to itself.
-        return ServedPolicy(choice.name, factory, mapping, weights_hash(policy.weights))
+        shown = f"{choice.name} ({policy.label})" if policy.label else choice.name
+        return ServedPolicy(shown, factory, mapping, weights_hash(policy.weights))
     folder = choice.folder
     factory = policy_factory(
         COMPACT, weights=str(folder), device=options.device, dtype=options.dtype, threads=options.threads

@@ -21,8 +21,10 @@ from vla.catalog import policy_factory
 from vla.foreign.declaration import ForeignDeclaration, load_declaration
 from vla.lerobot_policy.folder import LeRobotFolder, check_fit, read_folder
 from vla.openvla.oft.declared import ActionHead, OFTDeclaration, state_parts
+from vla.openvla.speed import InferenceOptions, Layout, Weights
 from vla.process import PolicyFactory, PolicyProcess, SupervisedPolicy
 from vla.process.account import BoundaryAccount
+from vla.process.timing import RequestTiming
 from vla.rt2.grammar import bin_ranges
 from vla.serving.mapping import ActionMapping
 
@@ -75,6 +77,28 @@ class ForeignAccess:
     """For openvla-oft:PATH: share of an action's range by which the L1 head may miss it; farther refuses the chunk."""
     oft_center_crop: float = 1.0
     """For openvla-oft:PATH: share of each picture's area that is kept around the middle; 0.9 if trained with crops."""
+    fast_static_cache: bool = False
+    """For openvla:PATH and openvla-oft:PATH: a lean pass over the language model, with one cache that is allocated once
+    (docs/models.md, "Fast inference", says what this and the next ones pay and cost)."""
+    fast_action_head: bool = False
+    """For the same: compute the scores of action tokens only."""
+    fast_speculate: bool = False
+    """For openvla:PATH: guess that the action stays as it was, and check it in one pass."""
+    fast_cuda_graphs: bool = False
+    """For openvla:PATH: replay the pass of one token as a CUDA graph; needs a CUDA device."""
+    fast_weights: Literal["full", "int8", "int4", "fp8"] = "full"
+    """For openvla:PATH and openvla-oft:PATH: bits of the language model's matrices; int4 needs the processor, fp8 a
+    CUDA device. Changes actions."""
+    fast_prune_layer: int = 0
+    """For the same: drop patches after so many layers of the language model; 0 for never. Changes actions."""
+    fast_keep: float = 1.0
+    """For the same: share of the patches that --fast-prune-layer keeps."""
+    fast_reuse: float = 0.0
+    """For the same: compute patches again only if they changed by so many 8-bit levels; 0 for always. Changes
+    actions."""
+    fast_layout: Literal["image_first", "text_first"] = "image_first"
+    """For openvla:PATH: what stood first when it was trained; published checkpoints have the picture first. Text first,
+    what was computed of the prompt is kept."""
 
     @property
     def declaration(self) -> ForeignDeclaration:
@@ -85,6 +109,25 @@ class ForeignAccess:
         """
         return load_declaration(self.policy_mapping)
 
+    @property
+    def inference(self) -> InferenceOptions:
+        """What is done for speed.
+
+        Raises:
+            CheckpointError: Options that cannot be joined.
+        """
+        return InferenceOptions(
+            static_cache=self.fast_static_cache,
+            action_head=self.fast_action_head,
+            speculate=self.fast_speculate,
+            cuda_graphs=self.fast_cuda_graphs,
+            weights=Weights(self.fast_weights),
+            prune_layer=self.fast_prune_layer,
+            keep=self.fast_keep,
+            reuse=self.fast_reuse,
+            layout=Layout(self.fast_layout),
+        )
+
 
 class ForeignPolicy(Protocol):
     """One kind of foreign policy, bound to its folder."""
@@ -92,6 +135,11 @@ class ForeignPolicy(Protocol):
     @property
     def weights(self) -> Path:
         """The file or folder of its weights."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What the log says of it besides its name; empty for nothing."""
         ...
 
     def configure(self, config: StackConfig) -> StackConfig:
@@ -139,6 +187,11 @@ class LeRobotChoice:
         """The file of its weights."""
         return self.folder.path / "model.safetensors"
 
+    @property
+    def label(self) -> str:
+        """Nothing but its name."""
+        return ""
+
     def configure(self, config: StackConfig) -> StackConfig:
         """The stack as the mapping declares it."""
         return declared_stack(self.declaration, config)
@@ -179,6 +232,11 @@ class TextChoice:
     def weights(self) -> Path:
         """The folder of its weights."""
         return self.folder
+
+    @property
+    def label(self) -> str:
+        """Nothing but its name."""
+        return ""
 
     def configure(self, config: StackConfig) -> StackConfig:
         """The stack as the mapping declares it."""
@@ -237,7 +295,9 @@ def _rt2(path: Path, access: ForeignAccess) -> ForeignPolicy:
 
 def _openvla(path: Path, access: ForeignAccess) -> ForeignPolicy:
     crop = None if access.openvla_center_crop == 1.0 else access.openvla_center_crop
-    return OpenVLAChoice.read(path, access.unnorm_key, access.policy_camera, access.policy_rate_hz, crop)
+    return OpenVLAChoice.read(
+        path, access.unnorm_key, access.policy_camera, access.policy_rate_hz, crop, access.inference
+    )
 
 
 def _openvla_oft(path: Path, access: ForeignAccess) -> ForeignPolicy:
@@ -254,7 +314,7 @@ def _openvla_oft(path: Path, access: ForeignAccess) -> ForeignPolicy:
         overshoot=access.oft_overshoot,
         center_crop=None if access.oft_center_crop == 1.0 else access.oft_center_crop,
     )
-    return OFTChoice.read(path, declaration)
+    return OFTChoice.read(path, declaration, access.inference)
 
 
 _CHOICES: dict[str, Callable[[Path, ForeignAccess], ForeignPolicy]] = {
@@ -286,7 +346,8 @@ class ForeignSource:
             dtype: ``bf16``, ``fp16`` or ``fp32``.
         """
         self._policy, self._make, self._device, self._dtype = policy, client, device, dtype
-        self.identity = PolicyIdentity(name, weights_hash(policy.weights))
+        shown = f"{name} ({policy.label})" if policy.label else name
+        self.identity = PolicyIdentity(shown, weights_hash(policy.weights))
         self._client: PolicyProcess | SupervisedPolicy | None = None
         self._config: StackConfig | None = None
 
@@ -294,6 +355,11 @@ class ForeignSource:
     def account(self) -> BoundaryAccount | None:
         """What discretizing its actions cost so far, None for a policy that writes tokens itself."""
         return None if self._client is None else self._client.account
+
+    @property
+    def timings(self) -> tuple[RequestTiming, ...]:
+        """Where the time of the newest requests went, empty for a policy that does not say so."""
+        return () if self._client is None else tuple(self._client.timings)
 
     def check(self, config: StackConfig) -> None:
         """Refuse a stack that it does not fit, and start its process.

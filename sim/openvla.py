@@ -12,6 +12,7 @@ from sim.stack import StackConfig
 from vla.catalog import policy_factory
 from vla.openvla.oft.declared import is_oft
 from vla.openvla.published import CheckpointConfig, CheckpointError, action_spec, read_config, text_vocabulary
+from vla.openvla.speed import InferenceOptions
 from vla.preflight.checks import compare
 from vla.preflight.contract import contract_of_spec
 from vla.preflight.findings import PreflightError
@@ -32,6 +33,7 @@ class OpenVLAChoice:
         camera: Which camera the model sees.
         rate_hz: Actions per second of that data set; 0 for the stack's.
         center_crop: Share of the picture's area that is kept around the middle; None for all.
+        inference: What is done for speed.
     """
 
     folder: Path
@@ -40,9 +42,18 @@ class OpenVLAChoice:
     camera: str
     rate_hz: int
     center_crop: float | None = None
+    inference: InferenceOptions = InferenceOptions()
 
     @classmethod
-    def read(cls, folder: Path, unnorm_key: str, camera: str, rate_hz: int, center_crop: float | None = None) -> Self:
+    def read(
+        cls,
+        folder: Path,
+        unnorm_key: str,
+        camera: str,
+        rate_hz: int,
+        center_crop: float | None = None,
+        inference: InferenceOptions | None = None,
+    ) -> Self:
         """Read what lies beside the weights.
 
         Raises:
@@ -56,12 +67,17 @@ class OpenVLAChoice:
         config.statistics_of(unnorm_key)
         if center_crop is not None and not 0.0 < center_crop <= 1.0:
             raise CheckpointError(f"expected a share of the area in (0, 1] as centre crop, found {center_crop}")
-        return cls(folder, config, unnorm_key, camera, rate_hz, center_crop)
+        return cls(folder, config, unnorm_key, camera, rate_hz, center_crop, inference or InferenceOptions())
 
     @property
     def weights(self) -> Path:
         """The folder of its weights."""
         return self.folder
+
+    @property
+    def label(self) -> str:
+        """What is done for speed, for the log."""
+        return self.inference.label
 
     def configure(self, config: StackConfig) -> StackConfig:
         """The stack with the checkpoint's action spec, one row a chunk, and its tokenizer."""
@@ -88,7 +104,12 @@ class OpenVLAChoice:
             raise PreflightError(f"{OPENVLA}:{self.folder}", findings)
 
     def factory(self, config: StackConfig, device: str, dtype: str) -> PolicyFactory:
-        """How it is built."""
+        """How it is built.
+
+        Raises:
+            CheckpointError: The device cannot do what is to be done for speed.
+        """
+        self.inference.check_device(device)
         return policy_factory(
             OPENVLA,
             folder=str(self.folder),
@@ -98,6 +119,7 @@ class OpenVLAChoice:
             center_crop=self.center_crop,
             device=device,
             dtype=dtype,
+            inference=self.inference,
         )
 
     def _spec(self, config: StackConfig) -> ActionSpec:

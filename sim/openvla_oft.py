@@ -21,6 +21,7 @@ from vla.openvla.oft.declared import (
 )
 from vla.openvla.oft.state import check_state, proprio_statistics
 from vla.openvla.published import CheckpointConfig, read_config
+from vla.openvla.speed import InferenceOptions
 from vla.preflight.checks import compare
 from vla.preflight.contract import contract_of_spec
 from vla.preflight.findings import PreflightError
@@ -37,30 +38,39 @@ class OFTChoice:
         folder: The checkpoint.
         config: What its files say.
         declaration: What they do not say; its rate is 0 for the stack's.
+        inference: What is done for speed.
     """
 
     folder: Path
     config: CheckpointConfig
     declaration: OFTDeclaration
+    inference: InferenceOptions = InferenceOptions()
 
     @classmethod
-    def read(cls, folder: Path, declaration: OFTDeclaration) -> Self:
+    def read(cls, folder: Path, declaration: OFTDeclaration, inference: InferenceOptions | None = None) -> Self:
         """Read what lies beside the weights.
 
         Raises:
             CheckpointError: The folder is damaged, or the declaration does not fit it.
         """
+        inference = inference or InferenceOptions()
+        inference.check_one_pass()
         config = read_config(folder)
         config.statistics_of(declaration.statistics_key)
         find_components(folder, declaration)
         if declaration.state:
             proprio_statistics(folder, declaration.statistics_key)
-        return cls(folder, config, declaration)
+        return cls(folder, config, declaration, inference)
 
     @property
     def weights(self) -> Path:
         """The folder of its weights."""
         return self.folder
+
+    @property
+    def label(self) -> str:
+        """What is done for speed, for the log."""
+        return self.inference.label
 
     def configure(self, config: StackConfig) -> StackConfig:
         """The stack with the checkpoint's action spec and tokenizer, which executes no more rows than there are."""
@@ -93,9 +103,19 @@ class OFTChoice:
             raise PreflightError(f"{OPENVLA_OFT}:{self.folder}", findings)
 
     def factory(self, config: StackConfig, device: str, dtype: str) -> PolicyFactory:
-        """How it is built."""
+        """How it is built.
+
+        Raises:
+            CheckpointError: The device cannot do what is to be done for speed.
+        """
+        self.inference.check_device(device)
         return policy_factory(
-            OPENVLA_OFT, folder=str(self.folder), declaration=self._at_rate(config), device=device, dtype=dtype
+            OPENVLA_OFT,
+            folder=str(self.folder),
+            declaration=self._at_rate(config),
+            device=device,
+            dtype=dtype,
+            inference=self.inference,
         )
 
     def _at_rate(self, config: StackConfig) -> OFTDeclaration:

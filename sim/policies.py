@@ -29,6 +29,7 @@ from vla.catalog import DEFAULT_COMPACT_WEIGHTS, policy_factory
 from vla.compact.config import CompactConfig
 from vla.compact.preprocess import check_picture
 from vla.process import PolicyFactory, PolicyProcess, ProcessMode, RestartOptions, SupervisedPolicy
+from vla.process.timing import RequestTiming
 
 EXPERT = "expert"
 BLIND_EXPERT = "blind_expert"
@@ -212,6 +213,11 @@ class CompactSource:
             else (PolicyProcess(factory, choice.mode, threads=choice.threads))
         )
         self._client.start()
+
+    @property
+    def timings(self) -> tuple[RequestTiming, ...]:
+        """Where the time of the newest requests went."""
+        return tuple(self._client.timings)
 
     def check(self, config: StackConfig) -> None:
         """Refuse a stack that decodes other tokens than the policy emits.

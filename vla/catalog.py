@@ -11,6 +11,7 @@ from controllers.protocols import Policy
 from controllers.types import ActionSpec
 from vla.foreign.declaration import ForeignDeclaration
 from vla.openvla.oft.declared import OFTDeclaration
+from vla.openvla.speed import InferenceOptions
 from vla.process import PolicyFactory
 
 DEFAULT_COMPACT_WEIGHTS = Path(__file__).parent / "weights" / "compact"
@@ -101,6 +102,7 @@ def build_openvla(
     center_crop: float | None = None,
     device: str = "cpu",
     dtype: str = "bf16",
+    inference: InferenceOptions | None = None,
 ) -> Policy:
     """Load an OpenVLA checkpoint.
 
@@ -112,6 +114,7 @@ def build_openvla(
         center_crop: Share of the picture's area that is kept, for models trained with random crops; None for all.
         device: ``cpu`` or ``cuda``.
         dtype: ``bf16`` or ``fp32``.
+        inference: What is done for speed; None for nothing.
 
     Raises:
         CheckpointError: The folder is damaged, or the options do not fit it.
@@ -125,11 +128,18 @@ def build_openvla(
         device=device,
         dtype=dtype,
         center_crop=center_crop,
+        inference=inference or InferenceOptions(),
     )
     return OpenVLAPolicy.load(folder, options)
 
 
-def build_openvla_oft(folder: str, declaration: OFTDeclaration, device: str = "cpu", dtype: str = "bf16") -> Policy:
+def build_openvla_oft(
+    folder: str,
+    declaration: OFTDeclaration,
+    device: str = "cpu",
+    dtype: str = "bf16",
+    inference: InferenceOptions | None = None,
+) -> Policy:
     """Load an OpenVLA-OFT checkpoint.
 
     Args:
@@ -137,13 +147,14 @@ def build_openvla_oft(folder: str, declaration: OFTDeclaration, device: str = "c
         declaration: How it was trained.
         device: ``cpu`` or ``cuda``.
         dtype: ``bf16`` or ``fp32``.
+        inference: What is done for speed; None for nothing.
 
     Raises:
         CheckpointError: The folder is damaged, or the declaration does not fit it.
     """
     from vla.openvla.oft.policy import load_oft_policy
 
-    return load_oft_policy(folder, declaration, device=device, dtype=dtype)
+    return load_oft_policy(folder, declaration, device=device, dtype=dtype, inference=inference)
 
 
 _BUILDERS: dict[str, Callable[..., Policy]] = {

@@ -78,6 +78,11 @@ class CompactConfig:
             if len(getattr(self, name)) != PROPRIOCEPTION_DIMS:
                 raise ValueError(f"{name} must have {PROPRIOCEPTION_DIMS} values, found {len(getattr(self, name))}")
 
+    @property
+    def visual_tokens(self) -> int:
+        """Positions of pictures in the sequence."""
+        return len(self.cameras) * (self.patch_grid**2 + self.keypoints // self.keypoint_group)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready description."""
         return {"format": FORMAT, **dataclasses.asdict(self)}

@@ -239,8 +239,7 @@ class CompactModel(nn.Module):
             nn.SiLU(),
             nn.Linear(2 * width, width),
         )
-        per_camera = config.patch_grid**2 + config.keypoints // config.keypoint_group
-        prefix = config.max_words + per_camera * len(config.cameras) + 1
+        prefix = config.max_words + config.visual_tokens + 1
         self.places = nn.Parameter(torch.zeros(prefix, width))
         self.slots = nn.Parameter(torch.zeros(config.horizon, width))
         self.layers = nn.ModuleList(Layer(width, config.heads, config.mlp_ratio) for _ in range(config.depth))

@@ -22,6 +22,8 @@ from vla.compact.language import WordVocabulary
 from vla.compact.model import CompactModel
 from vla.compact.preprocess import PROPRIOCEPTION_DIMS, observation_image, observation_proprioception
 from vla.doubt import chunk_doubt
+from vla.process.timing import RequestTiming
+from vla.stopwatch import Stopwatch
 from vla.tokenizers import COMPACT_TOKENIZER
 
 DTYPES = {
@@ -78,6 +80,7 @@ class CompactPolicy:
         self._model.requires_grad_(False)
         self._words: dict[str, Tensor] = {}
         self._graphs: dict[int, _CudaGraph] = {}  # by length of the instruction
+        self._timing: RequestTiming | None = None
 
     @staticmethod
     def load(
@@ -148,6 +151,11 @@ class CompactPolicy:
         """SHA-256 of the weights file."""
         return self._files.weights_hash
 
+    @property
+    def timing(self) -> RequestTiming | None:
+        """Where the time of the last request went, None before the first; its one pass counts as prefill."""
+        return self._timing
+
     def reset(self) -> None:
         """Forget the past episode: there is nothing to forget, every chunk follows from one observation."""
 
@@ -199,6 +207,7 @@ class CompactPolicy:
 
     def _decide(self, observations: Sequence[Observation]) -> list[_Decision]:
         """What the model makes of each observation, in one pass."""
+        watch = Stopwatch(self._device)
         config = self.config
         images = tuple(
             torch.from_numpy(np.stack([observation_image(o, camera, config.image_size) for o in observations]))
@@ -209,11 +218,16 @@ class CompactPolicy:
         state = torch.from_numpy(np.stack([observation_proprioception(o) for o in observations]))
         if not torch.isfinite(state).all():
             raise ValueError("the observation's robot state is not finite")
+        prepare_ms = watch.lap()
         with torch.inference_mode():
             logits = self._logits(images, words, state)
+            pass_ms = watch.lap()
             chosen = self._choose(logits)
             certainty, entropy = chosen_log_probability(logits, chosen)
         tokens = chosen.cpu().numpy()
+        choose_ms = watch.lap()
+        total_ms = prepare_ms + pass_ms + choose_ms
+        self._timing = RequestTiming(config.visual_tokens, prepare_ms, pass_ms, choose_ms, total_ms)
         certainties, entropies = certainty.cpu().double().numpy(), entropy.cpu().double().numpy()
         for array in (tokens, certainties, entropies):
             array.flags.writeable = False

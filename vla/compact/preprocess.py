@@ -88,7 +88,8 @@ def observation_image(observation: Observation, camera: str, size: int) -> Image
     check_picture(camera, image.shape[:2], size)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"camera {camera!r} must give (N, N, 3) uint8, found {image.shape} {image.dtype}")
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)  # other kinds alias what is scaled down
+    # Other kinds of interpolation alias what is scaled down.
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def check_picture(camera: str, height_width: tuple[int, ...], size: int) -> None:

@@ -49,6 +49,11 @@ class ImageProcessor:
             raise ValueError(f"expected a share of the area in (0, 1] for center_crop, found {center_crop}")
         self.side, self._constants, self._center_crop = side, tuple(constants), center_crop
 
+    @property
+    def levels(self) -> Tensor:
+        """(3 towers,) 8-bit levels in one unit of each channel."""
+        return torch.from_numpy(np.concatenate([tower.std for tower in self._constants]) * 255.0).float()
+
     @staticmethod
     def load(folder: Path, side: int, towers: int, center_crop: float | None = None) -> ImageProcessor:
         """Read ``preprocessor_config.json``; its ``tvf_normalize_params`` are what the published code uses.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from transformers import DynamicCache, LlamaForCausalLM
 from vla.openvla.checkpoint import Checkpoint, TensorSource
 from vla.openvla.published import CheckpointError
 from vla.openvla.towers import Dino, Heads, Placing, Siglip, load_language, load_tower
+from vla.stopwatch import Clock, Stages, Stopwatch
 
 # Llama's id of the empty piece that training put before the action; the model was never asked without it.
 ACTION_PROMPT_ID = 29871
@@ -42,12 +45,14 @@ class Decoded:
         tokens: (batch, count) int64.
         log_probability: (batch, count) of each token among the action ids.
         action_mass: (batch, count) probability that the model gave to action ids at all; low means that it wanted to
-            write something else.
+            write something else. NaN where only the action ids' scores were computed.
+        stages: Where the time went.
     """
 
     tokens: Tensor
     log_probability: Tensor
     action_mass: Tensor
+    stages: Stages
 
 
 class OpenVLAModel(nn.Module):
@@ -85,6 +90,11 @@ class OpenVLAModel(nn.Module):
         """Their precision."""
         return self.language.model.embed_tokens.weight.dtype
 
+    @property
+    def patch_count(self) -> int:
+        """Patches of a picture."""
+        return cast("Dino | Siglip", self.towers[0]).patches
+
     def patches(self, pixels: Tensor) -> Tensor:
         """(batch, 3 towers, side, side) to embeddings (batch, patches, width)."""
         groups = pixels.to(self.device, self.dtype).split(3, dim=1)
@@ -100,7 +110,8 @@ class OpenVLAModel(nn.Module):
             pixels: (batch, 3 towers, side, side).
             prompts: Ids of each prompt, with BOS first; shorter ones are padded at the end.
         """
-        embeddings, mask, positions = self._inputs(pixels, prompts)
+        self.check_inputs(pixels, prompts)
+        embeddings, mask, positions = self._inputs(self.patches(pixels), prompts)
         out = self.language(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False, return_dict=True
         )
@@ -137,25 +148,48 @@ class OpenVLAModel(nn.Module):
         return self.language.lm_head(hidden[rows, places]).float()
 
     @torch.inference_mode()
-    def decode(self, pixels: Tensor, prompts: Sequence[Sequence[int]], count: int) -> Decoded:
+    def decode(
+        self,
+        pixels: Tensor,
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        *,
+        action_head: bool = False,
+        clock: Clock = time.perf_counter,
+    ) -> Decoded:
         """Write ``count`` action tokens for each prompt.
 
         The choice is among the action ids: the published code takes any id and clips it into a motion. The cache is
         kept from token to token, so each costs one pass of one position.
+
+        Args:
+            pixels: (batch, 3 towers, side, side).
+            prompts: Ids of each prompt, with BOS first.
+            count: Tokens for each.
+            action_head: Compute the action ids' scores only.
+            clock: Times the stages.
+
+        Raises:
+            ValueError: Prompts that do not belong to the pictures.
         """
-        embeddings, mask, positions = self._inputs(pixels, prompts)
+        self.check_inputs(pixels, prompts)
+        watch = Stopwatch(self.device, clock)
+        patches = self.patches(pixels)
+        vision_ms = watch.lap()
+        embeddings, mask, positions = self._inputs(patches, prompts)
         lengths = mask.sum(dim=1)
         cache = DynamicCache(config=self.language.config)
-        model, head = self.language.model, self.language.lm_head
+        model = self.language.model
         hidden = model(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=self.device), lengths - 1]
+        prefill_ms = watch.lap()
         chosen: list[Tensor] = []
         sure: list[Tensor] = []
         mass: list[Tensor] = []
         for step in range(count):
-            token, certainty, share = self.choose(head(last))
+            token, certainty, share = self.choose_hidden(last, action_head=action_head)
             chosen.append(token)
             sure.append(certainty)
             mass.append(share)
@@ -169,7 +203,24 @@ class OpenVLAModel(nn.Module):
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
-        return Decoded(torch.stack(chosen, 1), torch.stack(sure, 1), torch.stack(mass, 1))
+        answers = torch.stack(chosen, 1), torch.stack(sure, 1), torch.stack(mass, 1)
+        return Decoded(*answers, Stages(patches.shape[1], vision_ms, prefill_ms, watch.lap()))
+
+    def choose_hidden(self, hidden: Tensor, *, action_head: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`choose` for last hidden states (..., width).
+
+        Args:
+            hidden: After the final norm.
+            action_head: Multiply with the action ids' rows of the head only; their share of all probability is then
+                not known, NaN.
+        """
+        head = self.language.lm_head
+        if not action_head:
+            return self.choose(head(hidden))
+        lowest = self.vocabulary - self.bins
+        scores = nn.functional.linear(hidden, head.weight[lowest : self.vocabulary]).float().log_softmax(dim=-1)
+        certainty, best = scores.max(dim=-1)
+        return best + lowest, certainty, torch.full_like(certainty, torch.nan)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The likeliest action ids for logits (..., vocabulary).
@@ -185,14 +236,23 @@ class OpenVLAModel(nn.Module):
         certainty = action.gather(-1, best.unsqueeze(-1)).squeeze(-1) - total
         return best + lowest, certainty, total.exp()
 
-    def _inputs(self, pixels: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [BOS, patches, rest of the prompt], their mask and positions."""
+    def check_inputs(self, pixels: Tensor, prompts: Sequence[Sequence[int]]) -> None:
+        """Refuse prompts that do not belong to the pictures.
+
+        Raises:
+            ValueError: Says what was expected.
+        """
         if len(prompts) != len(pixels) or not all(len(prompt) > 1 for prompt in prompts):
             raise ValueError(f"expected a prompt of two ids or more for each of {len(pixels)} pictures")
+
+    def _inputs(self, patches: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [BOS, patches, rest of the prompt], their mask and positions."""
+        if not len(self.language.model.layers):
+            raise RuntimeError("expected the language model's own layers, found them emptied for layers of fewer bits")
         ids = [torch.tensor(prompt, device=self.device) for prompt in prompts]
         padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)
         words = self.language.model.embed_tokens(padded)
-        patches = self.patches(pixels).to(words.dtype)
+        patches = patches.to(words.dtype)
         embeddings = torch.cat((words[:, :1], patches, words[:, 1:]), dim=1)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device) + patches.shape[1]
         positions = torch.arange(embeddings.shape[1], device=self.device).expand(len(ids), -1)

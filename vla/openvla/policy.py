@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ import torch
 from controllers.types import ActionChunk, ActionSpec, FloatArray, IntArray, Observation
 from vla.doubt import chunk_doubt
 from vla.openvla.checkpoint import Checkpoint
+from vla.openvla.fast import FastDecoder
 from vla.openvla.images import ImageProcessor
 from vla.openvla.model import OpenVLAModel, load_model, with_action_prompt
 from vla.openvla.published import CheckpointError, action_spec
+from vla.openvla.speed import InferenceOptions
 from vla.openvla.towers import Heads
+from vla.process.timing import RequestTiming
 from vla.tokenizers import TokenConvention, UniformBinTokenizer
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
@@ -34,6 +38,7 @@ class OpenVLAOptions:
         dtype: ``bf16`` or ``fp32``.
         center_crop: Share of the picture's area that is kept; see :class:`~vla.openvla.images.ImageProcessor`.
         heads: Numbers of attention heads, for checkpoints of unpublished sizes.
+        inference: What is done for speed.
     """
 
     statistics_key: str
@@ -43,13 +48,20 @@ class OpenVLAOptions:
     dtype: str = "bf16"
     center_crop: float | None = None
     heads: Heads | None = None
+    inference: InferenceOptions = InferenceOptions()
 
 
 class OpenVLAPolicy:
     """Implements :class:`controllers.protocols.Policy`."""
 
     def __init__(
-        self, model: OpenVLAModel, spec: ActionSpec, images: ImageProcessor, encode: EncodeText, camera: str
+        self,
+        model: OpenVLAModel,
+        spec: ActionSpec,
+        images: ImageProcessor,
+        encode: EncodeText,
+        camera: str,
+        inference: InferenceOptions | None = None,
     ) -> None:
         """Join network, contract and preprocessing.
 
@@ -59,8 +71,14 @@ class OpenVLAPolicy:
             images: Makes pixels.
             encode: Prompt text to ids, with BOS.
             camera: Name of the camera that the model sees.
+            inference: What is done for speed; None for nothing.
+
+        Raises:
+            CheckpointError: That does not fit the device or the network.
         """
-        self._model, self._spec, self._images, self._encode, self._camera = model, spec, images, encode, camera
+        self._spec, self._images, self._encode, self._camera = spec, images, encode, camera
+        self._decoder = FastDecoder(model, inference or InferenceOptions(), images.levels)
+        self._timing: RequestTiming | None = None
         self._tokenizer = UniformBinTokenizer(
             bins=model.bins - 1, convention=TokenConvention.OPENVLA, vocabulary_size=model.vocabulary
         )
@@ -80,13 +98,15 @@ class OpenVLAPolicy:
         dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
         if options.dtype not in dtypes:
             raise CheckpointError(f"expected dtype {' or '.join(dtypes)}, found {options.dtype!r}")
+        options.inference.check_device(options.device)
         checkpoint = Checkpoint(folder)
         statistics = checkpoint.config.statistics_of(options.statistics_key)
         model = load_model(checkpoint, device=options.device, dtype=dtypes[options.dtype], heads=options.heads)
         side, towers = checkpoint.config.image_size, len(checkpoint.config.vision_ids)
         images = ImageProcessor.load(checkpoint.folder, side, towers, options.center_crop)
         spec = action_spec(statistics, options.rate_hz)
-        return OpenVLAPolicy(model, spec, images, encode or text_encoder(checkpoint.folder), options.camera)
+        encode = encode or text_encoder(checkpoint.folder)
+        return OpenVLAPolicy(model, spec, images, encode, options.camera, options.inference)
 
     @property
     def spec(self) -> ActionSpec:
@@ -98,8 +118,14 @@ class OpenVLAPolicy:
         """Identity of the tokenizer of its chunks."""
         return self._tokenizer.tokenizer_id
 
+    @property
+    def timing(self) -> RequestTiming | None:
+        """Where the time of the last request went; None before the first."""
+        return self._timing
+
     def reset(self) -> None:
-        """Nothing to forget: every action follows from one picture."""
+        """Forget the episode: what was computed of its pictures and guessed from its actions."""
+        self._decoder.reset()
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Emit one action."""
@@ -108,18 +134,23 @@ class OpenVLAPolicy:
     def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """Emit one action for each observation, in one batch.
 
+        Where the options reuse what was computed before, the same place in the batch is the same stream of pictures.
+
         Raises:
             ValueError: An observation lacks the camera.
         """
+        started = time.perf_counter()
         pictures = [self._picture(observation) for observation in observations]
         prompts = [
             with_action_prompt(self._encode(PROMPT.format(instruction=o.instruction.strip().lower())))
             for o in observations
         ]
-        decoded = self._model.decode(self._images(pictures), prompts, self._spec.dims)
+        decoded = self._decoder.decode(self._images(pictures), prompts, self._spec.dims)
         tokens: IntArray = decoded.tokens.cpu().numpy().astype(np.int64)
         sure: FloatArray = decoded.log_probability.double().cpu().numpy()
         tokens.flags.writeable = sure.flags.writeable = False
+        total_ms = (time.perf_counter() - started) * 1e3
+        self._timing = RequestTiming(**asdict(decoded.stages), total_ms=total_ms)
         return [
             ActionChunk(
                 row[None],

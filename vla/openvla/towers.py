@@ -67,6 +67,11 @@ class Dino(nn.Module):
         super().__init__()
         self.model, self.skipped = model, skipped
 
+    @property
+    def patches(self) -> int:
+        """Patches of a picture."""
+        return self.model.embeddings.position_embeddings.shape[1] - 1
+
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, side, side) to (batch, patches, width): class and register tokens are dropped."""
         return self.model(pixel_values=pixels).last_hidden_state[:, self.skipped :]
@@ -78,6 +83,11 @@ class Siglip(nn.Module):
     def __init__(self, model: SiglipVisionModel) -> None:
         super().__init__()
         self.model = model
+
+    @property
+    def patches(self) -> int:
+        """Patches of a picture."""
+        return self.model.vision_model.embeddings.num_positions
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(batch, 3, side, side) to (batch, patches, width)."""

@@ -12,11 +12,12 @@ import time
 import traceback
 
 from controllers.protocols import Policy
-from vla.process.account import Accounting
+from vla.process.account import Accounting, BoundaryAccount
 from vla.process.channel import ChildChannel, ChildEnds
 from vla.process.factory import PolicyFactory
 from vla.process.mailbox import MessageTooLargeError
 from vla.process.messages import Answer, Failure, Ready, Reply, decode_observation, encode_reply
+from vla.process.timing import RequestTiming, Timed
 
 HEARTBEAT_PERIOD_S = 0.02
 _PR_SET_PDEATHSIG = 1
@@ -94,11 +95,20 @@ def _answer_all(channel: ChildChannel, policy: Policy) -> None:
             try:
                 chunk = policy.infer(observation)
                 took = time.perf_counter_ns() - started
-                account = policy.account if isinstance(policy, Accounting) else None
-                reply: Reply = Answer(newest, chunk, took, time.monotonic_ns(), account)
+                account = _account(policy)
+                timing = _timing(policy)
+                reply: Reply = Answer(newest, chunk, took, time.monotonic_ns(), account, timing)
             except Exception:
                 reply = Failure(newest, traceback.format_exc())
             _send(channel, reply)
+
+
+def _account(policy: object) -> BoundaryAccount | None:
+    return policy.account if isinstance(policy, Accounting) else None
+
+
+def _timing(policy: object) -> RequestTiming | None:
+    return policy.timing if isinstance(policy, Timed) else None
 
 
 def _send(channel: ChildChannel, reply: Reply) -> None:

@@ -11,6 +11,7 @@ import multiprocessing
 import select
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from enum import Enum
 from multiprocessing.process import BaseProcess
@@ -32,8 +33,10 @@ from vla.process.factory import PolicyFactory
 from vla.process.mailbox import MessageTooLargeError
 from vla.process.messages import Answer, Failure, Ready, Reply, decode_reply, encode_observation, unreadable_chunk
 from vla.process.refusal import is_refusal
+from vla.process.timing import RequestTiming
 
 OBSERVATION_BYTES = 4 << 20
+TIMINGS_KEPT = 100_000
 _SHARE_OF_HEARTBEATS_NS = 50_000_000  # `heard` is true at most this often: each one is a row in the episode
 
 
@@ -53,6 +56,7 @@ class PolicyProcess:
         malformed: Replies that could not be read; each is handed out as a chunk that the executor refuses.
         mismatched: Chunks of another action spec, tokenizer, type or shape than the policy declared at its start.
         account: What discretizing cost, of a policy that does it; None before its first answer and for others.
+        timings: Where the time of its newest requests went, of a policy that says so.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class PolicyProcess:
         self._lock = threading.Lock()  # between a request and the end; poll never takes it
         self.malformed = self.mismatched = 0
         self.account: BoundaryAccount | None = None
+        self.timings: deque[RequestTiming] = deque(maxlen=TIMINGS_KEPT)
 
     # -- life
 
@@ -363,6 +368,8 @@ class PolicyProcess:
                 self._chunk_id += 1
                 self.mismatched += not self._as_declared(reply)
                 self.account = reply.account or self.account
+                if reply.timing is not None:
+                    self.timings.append(reply.timing)
             replies.append(reply)
         self._read = mailbox.count
         return replies

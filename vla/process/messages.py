@@ -27,6 +27,7 @@ from controllers.types import (
 from vla.process.account import BoundaryAccount
 from vla.process.errors import MalformedMessageError
 from vla.process.mailbox import Buffer
+from vla.process.timing import RequestTiming
 
 _LENGTH = struct.Struct("=I")
 _LONGEST_TEXT = 16_000  # characters of a traceback that are worth sending
@@ -47,7 +48,8 @@ class Ready:
 class Answer:
     """A chunk for observation ``number``, inferred in ``inference_ns`` until ``ended_ns`` (CLOCK_MONOTONIC).
 
-    ``account`` is that of a policy that discretizes continuous actions, None for others.
+    ``account`` is that of a policy that discretizes continuous actions, ``timing`` that of one that says where the time
+    went; None for others.
     """
 
     number: int
@@ -55,6 +57,7 @@ class Answer:
     inference_ns: int
     ended_ns: int
     account: BoundaryAccount | None = None
+    timing: RequestTiming | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,7 @@ def encode_reply(reply: Reply) -> list[Buffer]:
         "entropy": None if spread is None else list(spread.shape),
         "doubt": None if chunk.doubt is None else asdict(chunk.doubt),
         "account": None if reply.account is None else asdict(reply.account),
+        "timing": None if reply.timing is None else asdict(reply.timing),
     }
     # What needs the wider alignment goes first.
     certainty = [b"" if values is None else values.tobytes() for values in (likely, spread)]
@@ -229,8 +233,9 @@ def _answer(header: dict[str, Any], payload: bytearray, body: int, chunk_id: int
         doubt=None if header["doubt"] is None else ChunkDoubt(**header["doubt"]),
     )
     account = None if header["account"] is None else BoundaryAccount.from_json(header["account"])
+    timing = None if header["timing"] is None else RequestTiming.from_json(header["timing"])
     number, inference_ns, ended_ns = (_integer(header[name]) for name in ("number", "inference_ns", "ended_ns"))
-    return Answer(number, chunk, inference_ns, ended_ns, account)
+    return Answer(number, chunk, inference_ns, ended_ns, account, timing)
 
 
 def _array(payload: bytearray, at: int, dtype: np.dtype, sizes: list[Any]) -> tuple[np.ndarray, int]:

@@ -26,6 +26,7 @@ from vla.process.errors import (
     PolicyTimeoutError,
 )
 from vla.process.mailbox import MessageTooLargeError
+from vla.process.timing import RequestTiming
 
 _FAULTS_KEPT = 1000
 
@@ -90,6 +91,7 @@ class SupervisedPolicy:
         faults: The newest faults, oldest first.
         restarts: Processes started after the first.
         account: What discretizing cost in the process that answered last, None where none does it.
+        timings: Where the time of that process's newest requests went, empty where it does not say so.
     """
 
     def __init__(self, build: Callable[[int], PolicyProcess], options: RestartOptions | None = None) -> None:
@@ -112,6 +114,7 @@ class SupervisedPolicy:
         self._garbage = (0, 0)
         self.faults: deque[PolicyFault] = deque(maxlen=_FAULTS_KEPT)
         self.account: BoundaryAccount | None = None
+        self.timings: deque[RequestTiming] = deque()
         self.restarts = 0
 
     # -- life
@@ -227,7 +230,7 @@ class SupervisedPolicy:
         else:
             if arrivals:
                 self._judge(current)
-                self.account = current.account
+                self.account, self.timings = current.account, current.timings
             return arrivals
         return ()
 

@@ -19,6 +19,7 @@ from vla.process import (
     PolicyTimeoutError,
     ProcessMode,
 )
+from vla.process.timing import LatencySummary
 from vla.serving.mapping import ObservationMapping
 
 _log = logging.getLogger("vla.serving")
@@ -123,7 +124,10 @@ class PolicyHost:
             self._restart.cancel()
         process, self._process = self._process, None
         if process is not None:
+            timings = tuple(process.timings)
             await self._in_thread(process.close)
+            if timings:
+                _log.info("the policy, %s", LatencySummary.of(timings).line())
         self._executor.shutdown(wait=False)
 
     def _available(self) -> PolicyProcess:

@@ -12,16 +12,29 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from tests.vla.openvla.tiny import Shape, make_tensors, write_checkpoint
+from benchmarks.random_openvla import Sizes, make_tensors, write_checkpoint
 
-SMALL = Shape(side=112, dino=64, siglip=64, siglip_mlp=96, text=128, text_mlp=256, layers=3, depth=4)
-LANGUAGE_HEADS = 4
+SMALL = Sizes(
+    side=112,
+    patch=14,
+    dino=64,
+    dino_mlp=256,
+    siglip=64,
+    siglip_mlp=96,
+    depth=4,
+    registers=4,
+    text=128,
+    text_mlp=256,
+    layers=3,
+    heads=4,
+    scale=0.25,
+)
 SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1 and 2, as Llama's
 
 
 def write_small(folder: Path, seed: int = 0) -> Path:
     """The whole folder."""
-    write_checkpoint(folder, make_tensors(seed, SMALL), SMALL, language_heads=LANGUAGE_HEADS)
+    write_checkpoint(folder, make_tensors(SMALL, seed), SMALL.side, language_heads=SMALL.heads)
     tokenizer().save_pretrained(str(folder))
     return folder
 

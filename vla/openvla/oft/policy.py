@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,11 @@ from vla.openvla.oft.model import OFTInputs, OFTModel, load_oft_model
 from vla.openvla.oft.state import ProprioStatistics, proprio_statistics, read_state
 from vla.openvla.policy import PROMPT, EncodeText, text_encoder
 from vla.openvla.published import ActionStatistics, CheckpointError
+from vla.openvla.speed import InferenceOptions
 from vla.openvla.towers import Heads
 from vla.process.account import BoundaryAccount
 from vla.process.refusal import refused_chunk
+from vla.process.timing import RequestTiming
 from vla.tokenizers import TokenConvention, UniformBinTokenizer
 
 # Un-normalizing adds this to the range, as the published code does; OpenVLA's own does not.
@@ -82,6 +85,7 @@ class OFTTokenPolicy:
     def __init__(self, model: OFTModel, reader: Reader, spec: ActionSpec) -> None:
         """Join network, inputs and contract."""
         self._model, self._reader, self._spec = model, reader, spec
+        self._timing: RequestTiming | None = None
         base = model.base
         tokenizer = UniformBinTokenizer(base.bins - 1, TokenConvention.OPENVLA, base.vocabulary)
         self._tokenizer_id = tokenizer.tokenizer_id
@@ -96,8 +100,14 @@ class OFTTokenPolicy:
         """Identity of the tokenizer of its chunks."""
         return self._tokenizer_id
 
+    @property
+    def timing(self) -> RequestTiming | None:
+        """Where the time of the last request went; None before the first."""
+        return self._timing
+
     def reset(self) -> None:
-        """Nothing to forget: every chunk follows from one observation."""
+        """Forget the episode: pictures that were seen, where they are reused."""
+        self._model.reset()
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Emit a chunk for one observation, or a refusal with its reason."""
@@ -112,12 +122,14 @@ class OFTTokenPolicy:
         Raises:
             ValueError: An observation that the network cannot see.
         """
+        started = time.perf_counter()
         horizon, dims = self._spec.horizon, self._spec.dims
         decoded = self._model.decode(self._reader(observations), horizon * dims)
         shape = (len(observations), horizon, dims)
         tokens: IntArray = decoded.tokens.reshape(shape).cpu().numpy().astype(np.int64)
         sure: FloatArray = decoded.log_probability.reshape(shape).double().cpu().numpy()
         tokens.flags.writeable = sure.flags.writeable = False
+        self._timing = _timing(self._model, started)
         return [
             ActionChunk(rows, self._tokenizer_id, self._spec.hash, o.stamp_ns, 0, log_probability=certainty)
             for rows, certainty, o in zip(tokens, sure, observations, strict=True)
@@ -143,6 +155,7 @@ class OFTRegressionPolicy:
             found = "none" if model.head is None else f"one of {model.head.dims}"
             raise CheckpointError(f"expected a regression head of {spec.dims} dimensions, found {found}")
         self._model, self._reader, self._statistics = model, reader, statistics
+        self._timing: RequestTiming | None = None
         self._boundary = Boundary(spec, L1_TOKENIZER, OutOfRange.SATURATE)
         self._scale = action_scale(reader.declaration)
         slack = reader.declaration.overshoot * (spec.upper - spec.lower) + _RANGE_EPS
@@ -163,8 +176,14 @@ class OFTRegressionPolicy:
         """What discretizing cost so far."""
         return self._boundary.account
 
+    @property
+    def timing(self) -> RequestTiming | None:
+        """Where the time of the last request went; None before the first."""
+        return self._timing
+
     def reset(self) -> None:
-        """Nothing to forget: every chunk follows from one observation."""
+        """Forget the episode: pictures that were seen, where they are reused."""
+        self._model.reset()
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Emit a chunk for one observation, or a refusal with its reason."""
@@ -188,7 +207,9 @@ class OFTRegressionPolicy:
         Raises:
             ValueError: An observation that the network cannot see.
         """
+        started = time.perf_counter()
         normalized = self._model.actions(self._reader(observations), self.spec.horizon).double().cpu().numpy()
+        self._timing = _timing(self._model, started)
         low, high = self._statistics.q01, self._statistics.q99
         scaled = 0.5 * (normalized + 1.0) * (high - low + _RANGE_EPS) + low
         return np.where(self._statistics.mask, scaled, normalized) * self._scale
@@ -206,6 +227,11 @@ class OFTRegressionPolicy:
         return self._boundary.chunk(actions, observation)
 
 
+def _timing(model: OFTModel, started: float) -> RequestTiming | None:
+    total_ms = (time.perf_counter() - started) * 1e3
+    return None if model.stages is None else RequestTiming(**asdict(model.stages), total_ms=total_ms)
+
+
 def load_oft_policy(
     folder: Path | str,
     declaration: OFTDeclaration,
@@ -214,6 +240,7 @@ def load_oft_policy(
     dtype: str = "bf16",
     heads: Heads | None = None,
     encode: EncodeText | None = None,
+    inference: InferenceOptions | None = None,
 ) -> OFTTokenPolicy | OFTRegressionPolicy:
     """Load a published folder.
 
@@ -224,6 +251,7 @@ def load_oft_policy(
         dtype: ``bf16`` or ``fp32``.
         heads: Numbers of attention heads, for checkpoints of unpublished sizes.
         encode: Prompt text to ids with BOS; None reads the folder's tokenizer.
+        inference: What is done for speed; None for nothing.
 
     Raises:
         CheckpointError: The folder is damaged, or the declaration does not fit it.
@@ -236,14 +264,22 @@ def load_oft_policy(
     statistics = checkpoint.config.statistics_of(declaration.statistics_key)
     spec = oft_spec(statistics, declaration)
     state = proprio_statistics(checkpoint.folder, declaration.statistics_key) if declaration.state else None
-    model = load_oft_model(checkpoint, components, device=device, dtype=dtypes[dtype], heads=heads)
+    side, towers = checkpoint.config.image_size, len(checkpoint.config.vision_ids)
+    images = ImageProcessor.load(checkpoint.folder, side, towers, declaration.center_crop)
+    model = load_oft_model(
+        checkpoint,
+        components,
+        device=device,
+        dtype=dtypes[dtype],
+        heads=heads,
+        inference=inference,
+        levels=images.levels,
+    )
     if state is not None and model.projector is not None and model.projector.values != state.q01.size:
         raise CheckpointError(
             f"{components.proprio_projector}: expected a projector of {state.q01.size} values, as the statistics of "
             f"{declaration.statistics_key!r} have, found one of {model.projector.values}"
         )
-    side, towers = checkpoint.config.image_size, len(checkpoint.config.vision_ids)
-    images = ImageProcessor.load(checkpoint.folder, side, towers, declaration.center_crop)
     reader = Reader(declaration, images, encode or text_encoder(checkpoint.folder), state)
     if declaration.head is ActionHead.TOKENS:
         return OFTTokenPolicy(model, reader, spec)
