@@ -133,7 +133,7 @@ class OpenVLAModel(nn.Module):
         if not all(targets):
             raise ValueError("expected one target id or more for each prompt, found none")
         read = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
-        embeddings, mask, positions = self._inputs(pixels, read)
+        embeddings, mask, positions = self._inputs(self.patches(pixels), read)
         hidden = self.language.model(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
