@@ -276,6 +276,19 @@ class Episode:
         places = zip(table.keyframe_tick.tolist(), table.offset.tolist(), table.length.tolist(), strict=True)
         return {tick: text[start : start + length].decode() for tick, start, length in places}
 
+    def memory(self, tick: int) -> str:
+        """The loop's memory before one tick, read without the others; see :attr:`memories`.
+
+        Raises:
+            EpisodeError: There is no key frame at that tick.
+        """
+        places = np.flatnonzero(self.array("loop/keyframe_tick") == tick)
+        if not len(places):
+            raise EpisodeError(str(self.path), f"a key frame at tick {tick}", "none", "seek to another tick")
+        start = int(self.array("loop/offset")[places[0]])
+        length = int(self.array("loop/length")[places[0]])
+        return self._source.rows("loop/data", start, start + length).tobytes().decode()
+
     @cached_property
     def model_xml(self) -> bytes:
         """The compiled scene, empty where there is none."""

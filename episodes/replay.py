@@ -248,11 +248,12 @@ def _key_frame(episode: Episode, span: tuple[int, int]) -> _KeyFrame | None:
     states = episode.physics
     physics = {int(tick): state for tick, state in zip(states.keyframe_tick, states.keyframe_state, strict=True)}
     simulated = len(states.initial_state) > 0
-    usable = [tick for tick in episode.memories if 0 < tick <= first and (not simulated or tick in physics)]
+    remembered: list[int] = episode.array("loop/keyframe_tick").tolist()
+    usable = [tick for tick in remembered if 0 < tick <= first and (not simulated or tick in physics)]
     if not usable:
         return None
     tick = max(usable)
-    return _KeyFrame(tick, episode.memories[tick], physics[tick] if simulated else None)
+    return _KeyFrame(tick, episode.memory(tick), physics[tick] if simulated else None)
 
 
 def _refused(refusal: Refusal, divergence: Divergence) -> ReplayResult:

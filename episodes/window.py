@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from episodes.integrity import broken_ticks, genesis
 from episodes.schema import rows_from_table
 from episodes.sources import Array, ArraySource
 
-_EVENT_TEXT = "events/message_data"  # offsets stay valid, so the text is kept whole
+# Offsets into these stay valid, so they are kept whole.
+_WHOLE = ("events/message_data", "chunks/malformed_data")
+_TICK_OF = {"events": "events/tick", "chunks": "chunks/arrival_tick"}
 
 
 class _WindowSource:
@@ -22,21 +25,25 @@ class _WindowSource:
         self._source = source
         self._ticks = slice(start, stop)
         self._first, self._last = first, last
-        self._events: slice | None = None
+        self._cuts: dict[str, slice] = {}
 
     def array(self, name: str) -> Array:
         """The array, cut."""
-        group, _, column = name.partition("/")
+        group = name.partition("/")[0]
         if group == "ticks":
             return self._source.rows(name, self._ticks.start, self._ticks.stop)
-        if group == "events" and name != _EVENT_TEXT:
-            if self._events is None:
-                ticks = self._source.array("events/tick")
-                ends = (np.searchsorted(ticks, self._first), np.searchsorted(ticks, self._last, side="right"))
-                self._events = slice(int(ends[0]), int(ends[1]))
-            return self._source.rows(name, self._events.start, self._events.stop)
-        del column
+        if group in _TICK_OF and name not in _WHOLE:
+            cut = self._cut(group)
+            return self._source.rows(name, cut.start, cut.stop)
         return self._source.array(name)
+
+    def _cut(self, group: str) -> slice:
+        """Rows of a table that belong to these ticks; rows are in the order of their ticks."""
+        if group not in self._cuts:
+            ticks = self._source.array(_TICK_OF[group])
+            ends = (np.searchsorted(ticks, self._first), np.searchsorted(ticks, self._last, side="right"))
+            self._cuts[group] = slice(int(ends[0]), int(ends[1]))
+        return self._cuts[group]
 
     def rows(self, name: str, start: int, stop: int) -> Array:
         """Rows of the cut array."""
@@ -51,8 +58,22 @@ class _WindowSource:
         return self._source.kept(camera, start, stop)
 
     def attributes(self, group: str) -> Mapping[str, object]:
-        """Attributes of a group."""
-        return self._source.attributes(group)
+        """Attributes of a group; those that name rows of chunks name the cut table's."""
+        found = self._source.attributes(group)
+        if group != "chunks":
+            return found
+        cut = self._cut(group)
+        malformed = [
+            {**entry, "row": int(entry["row"]) - cut.start}
+            for entry in cast(list[dict[str, Any]], found.get("malformed", []))
+            if cut.start <= int(entry["row"]) < cut.stop
+        ]
+        forced = {
+            str(int(row) - cut.start): count
+            for row, count in cast(dict[str, int], found.get("forced_rows", {})).items()
+            if cut.start <= int(row) < cut.stop
+        }
+        return {**found, "malformed": malformed, "forced_rows": forced}
 
 
 def window(episode: Episode, start: int, stop: int) -> Episode:
@@ -85,6 +106,5 @@ def broken_in(part: Episode, previous: bytes | None) -> int:
     manifest = part.manifest
     root = genesis(manifest, part.model_xml, part.physics.initial_state) if previous is None else previous
     rows = rows_from_table(part.ticks, manifest.joints, manifest.format_version)
-    chunks = [(tick, record) for tick, record in part.chunk_records if rows["tick"][0] <= tick <= rows["tick"][-1]]
-    broken = broken_ticks(root, part.array("ticks/chain"), rows, part.events, chunks)
+    broken = broken_ticks(root, part.array("ticks/chain"), rows, part.events, part.chunk_records)
     return int(part.ticks.tick[broken[0]]) if broken else -1
