@@ -27,7 +27,7 @@ from controllers.robot import load_robot
 from controllers.spatial import rotation_difference
 from controllers.types import ExecutorStatus, FloatArray, RobotState, SafetyStatus, TickInputs, TickOutputs
 from controllers.waypoints import sample
-from safety.yielding import GIVES_WAY, PULLED_BACK
+from safety.yielding import SETS_BACK
 from sim.assembly import assemble_loop, assemble_sim, default_config
 from sim.policies import EXPERT, PolicyChoice
 from sim.rollout import PolicySource, Tally, success_condition
@@ -318,8 +318,7 @@ class _Watched:
             self.seam_bins = max(self.seam_bins, self._seam(before, after.executor))
         stopped = outputs.safety.status is SafetyStatus.PROTECTIVE_STOP
         set_back = any(
-            reason.message in (GIVES_WAY, PULLED_BACK) or (stopped and reason.limit == _FORCE)
-            for reason in outputs.safety.reasons
+            reason.message in SETS_BACK or (stopped and reason.limit == _FORCE) for reason in outputs.safety.reasons
         )
         self.joints.take(outputs.command.values, outputs.safety.command.values, set_back=set_back)
         return after, outputs

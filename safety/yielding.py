@@ -18,7 +18,7 @@ from safety.profile import SafetyProfile
 from safety.supervisor import Supervision
 from safety.view import View, Viewer
 
-__all__ = ["GIVES_WAY", "PULLED_BACK", "Yielding"]
+__all__ = ["SETS_BACK", "Yielding"]
 
 # What ``force_command_lead`` says where it sets the commanded path back, whatever that asks of acceleration and jerk: a
 # force too much outranks them.
@@ -26,6 +26,8 @@ GIVES_WAY = "gives way to a contact; margin in N"
 PULLED_BACK = "pulled back; margin in N"
 _LINK_GIVES_WAY = "gives way to a contact of a link; margin in N m"
 _DRIVE_GIVES_WAY = "gives way to a contact; margin in m/s"
+SETS_BACK = (GIVES_WAY, PULLED_BACK, _LINK_GIVES_WAY, _DRIVE_GIVES_WAY)
+"""Messages of reasons for which the command goes back towards where the arm stands, whatever that asks of the joints."""
 
 # An older state says too little about how far the arm is behind its command, ticks.
 _FRESH_TICKS = 2.5
