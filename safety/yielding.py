@@ -27,7 +27,7 @@ PULLED_BACK = "pulled back; margin in N"
 _LINK_GIVES_WAY = "gives way to a contact of a link; margin in N m"
 _DRIVE_GIVES_WAY = "gives way to a contact; margin in m/s"
 SETS_BACK = (GIVES_WAY, PULLED_BACK, _LINK_GIVES_WAY, _DRIVE_GIVES_WAY)
-"""Messages of reasons for which the command goes back towards where the arm stands, whatever that asks of the joints."""
+"""Messages of reasons for which the command goes back to where the arm stands, whatever that asks of the joints."""
 
 # An older state says too little about how far the arm is behind its command, ticks.
 _FRESH_TICKS = 2.5
