@@ -179,24 +179,42 @@ def _order_and_sign(data: Comparison, contract: ActionContract) -> Iterator[Find
     recorded, predicted = data.recorded[..., dims], data.predicted[..., dims]
     relation = _correlation(predicted.reshape(-1, len(dims)), recorded.reshape(-1, len(dims)))
     own = np.diag(relation)
+    backwards = [index for place, index in enumerate(dims) if own[place] < -_CORRELATED]
+    if _may_be_symmetry(backwards, contract):
+        backwards = []
     for place, index in enumerate(dims):
         other = int(relation[place].argmax())
         mutual = int(relation[:, place].argmax())
         name = contract.names[index]
-        if own[place] < -_CORRELATED:
+        if index in backwards:
             yield Finding(
                 Check.SIGN,
                 f"predicted {name} to follow the recorded one",
                 f"correlation {own[place]:.2f}: it goes the other way",
                 "check the frame of the actions, and the handedness of its axes",
             )
-        elif other != place and relation[place, other] > _CORRELATED and own[place] < 0.3 and mutual != place:
+        elif (
+            contract.units[index] == contract.units[dims[other]]
+            and other != place
+            and relation[place, other] > _CORRELATED
+            and -_CORRELATED < own[place] < 0.3
+            and mutual != place
+        ):
             yield Finding(
                 Check.JOINT_ORDER,
                 f"predicted {name} to follow the recorded one (correlation {own[place]:.2f})",
                 f"it follows {contract.names[dims[other]]} ({relation[place, other]:.2f})",
                 "permute the dimensions",
             )
+
+
+def _may_be_symmetry(backwards: list[int], contract: ActionContract) -> bool:
+    """Whether a single turn of the hand goes the other way: that is how two fingers grasp from either side.
+
+    A frame that is turned or mirrored turns more than one axis.
+    """
+    hand = contract.space in (ActionSpace.EE_DELTA, ActionSpace.EE_POSE)
+    return hand and len(backwards) == 1 and contract.units[backwards[0]] == "rad"
 
 
 def _exchanged(data: Comparison, contract: ActionContract) -> Iterator[Finding]:
