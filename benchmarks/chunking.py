@@ -37,7 +37,8 @@ from vla.tokenizers import COMPACT_TOKENIZER
 
 _MOVING = (SafetyStatus.RUN, SafetyStatus.LIMITING, SafetyStatus.OFF)
 _ROUNDING = 1.0 + 1e-6  # differences of rounded positions
-_FORCE = "contact_force"  # a stop for it lets go: the command goes back to where the arm stands
+# A stop for one of these lets go: the command goes back to where the arm stands.
+_FORCES = ("contact_force", "external_torque")
 _DIFFERENCES = 4  # ticks that a jerk is a difference of
 
 
@@ -318,7 +319,7 @@ class _Watched:
             self.seam_bins = max(self.seam_bins, self._seam(before, after.executor))
         stopped = outputs.safety.status is SafetyStatus.PROTECTIVE_STOP
         set_back = any(
-            reason.message in SETS_BACK or (stopped and reason.limit == _FORCE) for reason in outputs.safety.reasons
+            reason.message in SETS_BACK or (stopped and reason.limit in _FORCES) for reason in outputs.safety.reasons
         )
         self.joints.take(outputs.command.values, outputs.safety.command.values, set_back=set_back)
         return after, outputs
