@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -32,19 +31,6 @@ pytestmark = pytest.mark.realtime
 
 ROOT = Path(__file__).parents[2]
 START_S = 280.0
-
-
-@pytest.fixture
-def domain(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A domain of this test's own: workers beside it are not heard."""
-    environment = {
-        "ROS_DOMAIN_ID": str(random.SystemRandom().randrange(1, 100)),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "PYTHONPATH": str(ROOT),
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    return environment
 
 
 def loaded(pid: int) -> str:

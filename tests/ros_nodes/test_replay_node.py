@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -31,18 +30,6 @@ pytestmark = [pytest.mark.realtime, pytest.mark.slow, pytest.mark.gl, pytest.mar
 ROOT = Path(__file__).parents[2]
 RATE_HZ = 100
 START_S = 280.0
-
-
-@pytest.fixture
-def domain(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    environment = {
-        "ROS_DOMAIN_ID": str(random.SystemRandom().randrange(1, 100)),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "PYTHONPATH": str(ROOT),
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    return environment
 
 
 @pytest.fixture(scope="module")

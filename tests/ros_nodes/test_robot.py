@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -101,18 +100,11 @@ class Arm:
 
 
 def test_a_recorded_motion_goes_through_the_graph_to_forward_controllers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    domain: dict[str, str], tmp_path: Path
 ) -> None:
-    environment = {
-        "ROS_DOMAIN_ID": str(random.SystemRandom().randrange(1, 100)),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "PYTHONPATH": str(ROOT),
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     config = replace(default_config(), control_rate_hz=RATE_HZ, cameras={})
     episode = tmp_path / run_episode("reach", 1_000_000, ExpertSource(), config, out_dir=tmp_path).episode
-    everything = {**os.environ, **environment}
+    everything = {**os.environ, **domain}
     vla = (sys.executable, "-m", "cli.main")
     up = subprocess.Popen(
         [*vla, "up", "--robot", str(CONFIG), "--without-policy", "--record", str(tmp_path / "robot"), "--json"],
