@@ -16,26 +16,21 @@ import itertools
 import math
 import multiprocessing
 import os
-import platform
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.jitter_loops import RATE_HZ, SEED, TASK, Loop, Turn, reference
 from benchmarks.machine import Machine
 from controllers.lateness import LatenessHistogram
 from episodes.reader import open_episode
 
-RATE_HZ = 200
-_PERIOD_NS = 1_000_000_000 // RATE_HZ
-_TASK, _SEED = "pick_up", 1_000_000
 _SETTLED_S = 10.0  # memory is compared from here on: by then every part has been used
 _PATIENCE_S = 300.0
 
@@ -64,55 +59,6 @@ class Options:
     """Log so many pictures a second of each camera; 0 for what the policy asks for."""
     keep: Path | None = None
     """Keep the recorded episodes in folders of this one, one a turn."""
-
-
-class Loop(Enum):
-    """Who keeps the time."""
-
-    OURS = "ours, real-time priority"
-    ORDINARY = "ours, without priority"
-    SLEEP = "plain sleep loop"
-    LEROBOT = "lerobot precise_sleep"
-
-
-@dataclass(slots=True)
-class Turn:
-    """What one turn of a loop gave; turns of a loop add up.
-
-    Attributes:
-        lateness: Of each tick.
-        missed: Periods in which no tick began.
-        realtime_priority: SCHED_FIFO was granted.
-        chunks: Chunks of the model that were played.
-        memory_mb: Resident memory of the loop's process at the first and the last look.
-        memory_s: Time between those looks, s.
-        frames: Pictures in the recorded episodes.
-        dropped_frames: Those that the log left out because it could not keep up.
-        lost_ticks: Tick records that are missing in them.
-    """
-
-    lateness: LatenessHistogram = field(default_factory=LatenessHistogram)
-    missed: int = 0
-    realtime_priority: bool = False
-    chunks: int = 0
-    memory_mb: tuple[float, float] = (math.nan, math.nan)
-    memory_s: float = 0.0
-    frames: int = 0
-    dropped_frames: int = 0
-    lost_ticks: int = 0
-
-    def add(self, other: Turn) -> None:
-        """Go on with another turn; memory is compared from the first turn's start to the last one's end."""
-        self.lateness.merge(other.lateness)
-        self.missed += other.missed
-        self.realtime_priority = other.realtime_priority
-        self.chunks += other.chunks
-        first = other.memory_mb[0] if math.isnan(self.memory_mb[0]) else self.memory_mb[0]
-        self.memory_mb = (first, other.memory_mb[1])
-        self.memory_s += other.memory_s
-        self.frames += other.frames
-        self.dropped_frames += other.dropped_frames
-        self.lost_ticks += other.lost_ticks
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +258,7 @@ def _serve(pipe: Connection, loop: Loop, options: Options) -> None:
             except EOFError:
                 return
             if turn is None:  # only now: a loop that waits for its turn shall not keep a model warm before
-                turn = stack.enter_context(_whole_stack(loop, options) if _is_ours(loop) else _reference(loop))
+                turn = stack.enter_context(_whole_stack(loop, options) if _is_ours(loop) else reference(loop))
             pipe.send(turn(seconds))
 
 
@@ -348,8 +294,8 @@ def _whole_stack(loop: Loop, options: Options) -> Iterator[Callable[[float], Tur
             if options.keep is not None:
                 folder = options.keep / f"{loop.name.lower()}-{next(turns)}"
             result, timing = run_episode_realtime(
-                _TASK,
-                _SEED,
+                TASK,
+                SEED,
                 policy,
                 config,
                 out_dir=folder if options.record else None,
@@ -405,79 +351,3 @@ class _MemoryWatch:
                 now_mb = int(file.read().split()[1]) * self._page_mb
             self.seen_mb = (now_mb if tick == self._first else self.seen_mb[0], now_mb)
             self.seconds = (tick - self._first) / RATE_HZ
-
-
-# ------------------------------------------------------------------------------------------- references
-
-
-@contextmanager
-def _reference(loop: Loop) -> Iterator[Callable[[float], Turn]]:
-    """One tick of the same loop and arm at a time."""
-    from sim.assembly import assemble_loop, assemble_sim, default_config
-
-    config = replace(default_config(), control_rate_hz=RATE_HZ, cameras={})
-    with assemble_sim(config, _TASK, _SEED) as cell:
-        control = assemble_loop(config)
-        wait = _sleep_loop if loop is Loop.SLEEP else _lerobot_loop
-        yield lambda seconds: wait(seconds, _tick_of(cell.robot, control))
-
-
-def _tick_of(robot: Any, control: Any) -> Callable[[], None]:
-    from controllers.types import TickInputs
-
-    memory = control.initial(robot.read())
-    number = 0
-
-    def tick() -> None:
-        nonlocal memory, number
-        state = robot.read()
-        inputs = TickInputs(number, state.stamp_ns, state)
-        robot.physics_digest()
-        memory, outputs = control.tick(memory, inputs)
-        robot.write(outputs.safety.command)
-        number += 1
-
-    return tick
-
-
-def _sleep_loop(seconds: float, tick: Callable[[], None]) -> Turn:
-    """Absolute deadlines, ``time.sleep`` and nothing else."""
-    turn = Turn()
-    deadline = time.monotonic_ns()
-    for _ in range(round(seconds * RATE_HZ)):
-        time.sleep(max(0, deadline - time.monotonic_ns()) * 1e-9)
-        turn.lateness.add(time.monotonic_ns() - deadline)
-        tick()
-        deadline += _PERIOD_NS
-        behind = time.monotonic_ns() - deadline
-        if behind > 0:
-            turn.missed += behind // _PERIOD_NS
-            deadline += behind // _PERIOD_NS * _PERIOD_NS
-    return turn
-
-
-def _lerobot_loop(seconds: float, tick: Callable[[], None]) -> Turn:
-    """The way of LeRobot's own loops: measure the work, sleep for the rest of the period."""
-    precise_sleep = _precise_sleep()
-    turn = Turn()
-    before = 0
-    for number in range(round(seconds * RATE_HZ)):
-        started = time.perf_counter()
-        now = time.monotonic_ns()
-        if number:
-            longer = now - before - _PERIOD_NS
-            turn.lateness.add(longer)
-            turn.missed += max(0, longer) // _PERIOD_NS
-        before = now
-        tick()
-        precise_sleep(max(1.0 / RATE_HZ - (time.perf_counter() - started), 0.0))
-    return turn
-
-
-def _precise_sleep() -> Callable[[float], None]:
-    try:
-        return importlib.import_module("lerobot.utils.robot_utils").precise_sleep
-    except ImportError as error:
-        raise RuntimeError(
-            f"the reference needs LeRobot ({error}): `make setup EXTRAS=lerobot`, on Linux ({platform.system()} here)"
-        ) from error
