@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from vla.compact.config import CompactConfig
 from vla.compact.files import load_policy, save_policy
@@ -32,6 +32,7 @@ from vla.training.dataset import PackedDataset
 from vla.training.loss import SoftLabelLoss, goal_loss, measure
 from vla.training.optimizer import MasterWeights
 from vla.training.options import Measures, TrainOptions, TrainSummary
+from vla.training.progress import training_progress
 from vla.training.split import Split, split_dataset
 from vla.training.team import Team, gathered
 
@@ -156,7 +157,7 @@ class _Run:
             return self._summary(started, None)
         log = (options.out / "log.jsonl").open("a")
         measures, losses = None, []
-        with self._progress() as progress, log:
+        with training_progress(self.console) as progress, log:
             bar = progress.add_task("train", total=1.0, info="")
             for batch in self._batches():
                 now = time.monotonic()
@@ -315,15 +316,6 @@ class _Run:
             episodes=self.split.episodes,
             measures=measures,
             rollouts=self.rollouts,
-        )
-
-    def _progress(self) -> Progress:
-        return Progress(
-            BarColumn(),
-            TextColumn("{task.fields[info]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            refresh_per_second=1,
         )
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vla.openvla.checkpoint import Checkpoint
 from vla.openvla.images import ImageProcessor
@@ -37,6 +36,7 @@ from vla.openvla.tuning.statistics import statistics_file, tuned_spec
 from vla.tokenizers import TokenConvention, UniformBinTokenizer
 from vla.training.checkpoints import Rollouts
 from vla.training.dataset import PackedDataset
+from vla.training.progress import training_progress
 from vla.training.sources import Layout
 from vla.training.split import split_dataset
 from vla.training.train import describe_split
@@ -160,7 +160,7 @@ class _Run:
         options, start = self.options, self.step
         began, seconds = time.monotonic(), 0.0
         measures, rollouts = None, None
-        with (options.out / _LOG).open("a") as log, self._progress() as progress:
+        with (options.out / _LOG).open("a") as log, training_progress(self.console) as progress:
             bar = progress.add_task("tune", total=options.steps, completed=self.step, info="")
             while self.step < options.steps:
                 batch = self.samples.draw(options.seed, self.step, options.batch_size, options.augment)
@@ -288,15 +288,6 @@ class _Run:
             measures=measures,
             rollouts=rollouts,
             samples_per_second=speed * self.options.batch_size,
-        )
-
-    def _progress(self) -> Progress:
-        return Progress(
-            BarColumn(),
-            TextColumn("{task.fields[info]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            refresh_per_second=1,
         )
 
 
